@@ -1,0 +1,71 @@
+# Two commands matter: `make demo` runs the whole product on real data, `make test` proves it.
+# Every path here is relative, so a checkout may lie at a path with spaces.
+
+SHELL := /bin/bash
+PY := .venv/bin/python
+UV := .venv/bin/uv
+
+# The first of python3.11 and python3 that is Python 3.11.
+FIND_PYTHON = for p in python3.11 python3; do \
+	if command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; \
+	then echo $$p; break; fi; done
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PYTHONUNBUFFERED := 1
+
+.PHONY: demo test setup setup-dev lock lint format types unit help clean
+
+help:
+	@echo "make demo    set up, then run the whole product on MovieLens-100K (runs/demo/)"
+	@echo "make test    set up, then lint, type-check and test"
+	@echo "make lock    recompile requirements.txt and requirements-dev.txt"
+	@echo "make format  apply ruff's formatting and safe fixes"
+
+demo: setup
+	@$(PY) -m psad_tf.cli demo --output_dir runs/demo
+
+test: setup-dev lint types unit
+
+setup: .venv/runtime.lock
+
+setup-dev: .venv/dev.lock
+
+# A stamp holds a copy of the lock it was made from: setup is skipped while the two are equal.
+.venv/runtime.lock: requirements.txt pyproject.toml
+	@if [ -x $(PY) ] && cmp -s requirements.txt $@; then touch $@; else \
+	set -e; python="$$($(FIND_PYTHON))"; \
+	if [ -z "$$python" ]; then echo "psad: Python 3.11 is needed: install it so that 'python3.11' is on PATH" >&2; exit 2; fi; \
+	echo "Setting up .venv from requirements.txt (once; a few minutes)"; \
+	rm -rf .venv; "$$python" -m venv .venv || { echo "psad: 'python3.11 -m venv' failed: install the venv module (Debian: apt install python3.11-venv)" >&2; exit 2; }; \
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt; \
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	cp requirements.txt $@; fi
+
+.venv/dev.lock: requirements-dev.txt .venv/runtime.lock
+	@if cmp -s requirements-dev.txt $@; then touch $@; else \
+	set -e; echo "Adding TFX and the test tools from requirements-dev.txt (once; a few minutes)"; \
+	$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements-dev.txt)"; \
+	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps -r requirements-dev.txt; \
+	cp requirements-dev.txt $@; fi
+
+# The dev lock is compiled first; the runtime lock is then held to its versions.
+lock: setup-dev
+	$(UV) pip compile --quiet --upgrade --no-emit-index-url --python-version 3.11 requirements-dev.in -o requirements-dev.txt --custom-compile-command "make lock"
+	$(UV) pip compile --quiet --no-emit-index-url --python-version 3.11 -c requirements-dev.txt requirements.in -o requirements.txt --custom-compile-command "make lock"
+
+lint: setup-dev
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+format: setup-dev
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+types: setup-dev
+	@$(PY) -m mypy
+
+unit: setup-dev
+	@$(PY) -m pytest -n 2 --dist loadfile
+
+clean:
+	rm -rf .venv runs
