@@ -1,0 +1,104 @@
+"""The console command `psad`: one subcommand a step, clear errors, exit code 2 for a user's mistake."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+
+from psad_tf.errors import InputError
+
+# Subcommand -> module of psad_tf.commands, in the order of the data's way.
+COMMANDS = {
+    "fetch-data": "fetch_data",
+    "build-lists": "build_lists",
+    "simulate": "simulate",
+    "preprocess": "preprocess",
+    "train": "train",
+    "evaluate": "evaluate",
+    "export": "export",
+    "check-parity": "check_parity",
+    "serve": "serve",
+    "rerank": "rerank",
+    "report": "report",
+    "demo": "demo",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        print(f"{self.prog}: {message} (see '{self.prog} --help')", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Makes the parser; only the named subcommand's module is imported for its options."""
+    parser = _Parser(
+        prog="psad",
+        description="Personalized semi-autoregressive reranking with online distillation.",
+        epilog="Each step reads the files of the step before it; 'psad STEP --help' tells which.",
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="STEP", parser_class=_Parser)
+    for name, module_name in COMMANDS.items():
+        try:
+            module = importlib.import_module(f"psad_tf.commands.{module_name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"psad_tf.commands.{module_name}":
+                raise
+            continue
+        subparser = subparsers.add_parser(
+            name, help=module.HELP, description=module.HELP, allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one subcommand.
+
+    Returns:
+        0 when it did its work, 1 when a check that it ran failed, 2 for a wrong input (one line on
+        stderr says what and where), 130 when interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
+    parser = build_parser(arguments)
+    if not arguments:
+        parser.print_help()
+        return 2
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options) or 0)
+    except InputError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"{error.filename or 'output'}: the disk is full")
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
+            return _fail(f"{error.filename}: {os.strerror(error.errno)}")
+        raise
+    except KeyboardInterrupt:
+        print("psad: interrupted", file=sys.stderr)
+        return 130
+
+
+def _fail(message: str) -> int:
+    print(f"psad: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

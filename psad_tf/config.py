@@ -1,0 +1,292 @@
+"""Configuration: frozen dataclasses, checked once, read from and written to JSON.
+
+This module imports nothing of the library but the strict JSON reader and its error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, Literal
+
+from psad_tf.errors import InputError
+from psad_tf.features import from_plain, load_json
+
+
+@dataclasses.dataclass(frozen=True)
+class UserProfileConfig:
+    """The User Profile Network; each part can be switched off alone.
+
+    Args:
+        personalized_gates: Gate each item embedding by intent and item; off means no gate.
+        personalized_positions: Mix the position bases by the user's intent; off means one learned
+            position encoding shared by all users.
+        target_attention: Attend from each candidate to the history.
+        cross: Cross user and item with a DCN-v2 layer.
+        position_bases: M, the number of learned position bases.
+        short_term_length: The number of most recent interactions that make the short-term interest.
+        cross_projection_dim: Rank of the Cross layer's weight; 0 means full rank.
+    """
+
+    personalized_gates: bool = True
+    personalized_positions: bool = True
+    target_attention: bool = True
+    cross: bool = True
+    position_bases: int = 4
+    short_term_length: int = 5
+    cross_projection_dim: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherConfig:
+    """The semi-autoregressive generator.
+
+    Args:
+        slots: L, the list length that it generates.
+        block_size: K, the slots filled in one step, 1 to L.
+        encoder_layers: Transformer layers over the candidate set.
+        decoder_layers: Transformer layers over the slots.
+        heads: Attention heads; divides the model's width.
+        feed_forward_dim: Inner width of the feed-forward layers.
+        decoding: How items are chosen: `greedy` (largest slot-by-item score first), `assignment`
+            (exact best assignment inside a block) or `beam` (beam search over blocks).
+        beam_width: Beams kept when decoding is `beam`.
+    """
+
+    slots: int = 20
+    block_size: int = 5
+    encoder_layers: int = 1
+    decoder_layers: int = 1
+    heads: int = 4
+    feed_forward_dim: int = 128
+    decoding: Literal["greedy", "assignment", "beam"] = "greedy"
+    beam_width: int = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentConfig:
+    """The light scorer.
+
+    Args:
+        hidden_dims: Widths of its dense layers.
+        list_context: Give each candidate the masked mean and maximum of the list.
+    """
+
+    hidden_dims: tuple[int, ...] = (128, 64)
+    list_context: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillationConfig:
+    """Online distillation from teacher to student.
+
+    Args:
+        enabled: Off trains the student on labels alone.
+        mode: `online` trains both in one step; `offline` trains the teacher, freezes it, then trains
+            the student.
+        source: The teacher's distributions that are distilled: `forced` (fed the ideal list) or
+            `generated` (fed its own list).
+        temperature: Of the softmax over soft relevance and of the student's softmax.
+        weight: b, the loss's weight at the end of the ramp.
+        ramp_steps: Steps over which the weight rises from 0.
+        pairwise_weight: Weight of the pairwise order term; 0 leaves it out.
+    """
+
+    enabled: bool = True
+    mode: Literal["online", "offline"] = "online"
+    source: Literal["forced", "generated"] = "forced"
+    temperature: float = 1.0
+    weight: float = 1.0
+    ramp_steps: int = 200
+    pairwise_weight: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingConfig:
+    """Embedding tables of the vocabularies.
+
+    Args:
+        kind: `table` is one row an id; `compositional` is the sum of a quotient and a remainder row
+            (QR trick), whose memory grows with the square root of the vocabulary.
+        compositional_above: With `compositional`, vocabularies up to this size keep a full table.
+        dropout: Share of embedding values dropped in training.
+    """
+
+    kind: Literal["table", "compositional"] = "table"
+    compositional_above: int = 100_000
+    dropout: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Architecture.
+
+    Args:
+        embedding_dim: d, width of every embedding and hidden representation.
+        dropout: Share of hidden values dropped in training.
+    """
+
+    embedding_dim: int = 32
+    dropout: float = 0.1
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    user_profile: UserProfileConfig = UserProfileConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the loss L_teacher + a L_student + b(t) L_KD.
+
+    Args:
+        student_weight: a.
+        pointwise_weight: Weight of the student's pointwise cross-entropy beside its listwise softmax.
+        unlikelihood_weight: Weight of the teacher's unlikelihood on explicit negatives.
+        l2: L2 penalty on the looked-up embeddings of a batch.
+    """
+
+    student_weight: float = 1.0
+    pointwise_weight: float = 0.5
+    unlikelihood_weight: float = 0.1
+    l2: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam for the dense weights, Adam of its own for the embedding tables.
+
+    Args:
+        learning_rate: Of the dense weights, after warm-up.
+        embedding_learning_rate: Of the embedding tables.
+        warmup_steps: Steps over which both rise linearly from 0.
+        weight_decay: Decoupled, on dense kernels and embeddings.
+        clip_norm: Largest global norm of the gradient.
+    """
+
+    learning_rate: float = 1e-3
+    embedding_learning_rate: float = 1e-3
+    warmup_steps: int = 50
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """The input pipeline.
+
+    Args:
+        batch_size: Lists a step.
+        list_sizes: Padded list sizes, ascending; a list goes to the smallest that holds it.
+        shuffle_buffer_mib: Memory of the shuffle buffer.
+        cache: Keep decoded lists in memory after the first epoch.
+    """
+
+    batch_size: int = 64
+    list_sizes: tuple[int, ...] = (20,)
+    shuffle_buffer_mib: int = 64
+    cache: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    Args:
+        epochs: At most this many.
+        patience: Epochs without a better validation NDCG@10 before stopping; 0 never stops.
+        seed: Of weights, shuffling and dropout.
+        jit_compile: Compile the train step with XLA.
+        mixed_precision: Compute in float16 (with loss scaling) or bfloat16, keep weights in float32.
+        checkpoint_steps: Steps between checkpoints, besides one at the end of each epoch; 0 for none.
+        keep_checkpoints: The last n kept, besides the best.
+    """
+
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    data: DataConfig = DataConfig()
+    epochs: int = 20
+    patience: int = 4
+    seed: int = 1
+    jit_compile: bool = True
+    mixed_precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    checkpoint_steps: int = 0
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data; `from_dict` gives an equal configuration back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "configuration") -> TrainConfig:
+        """Reads decoded JSON; keys left out keep their defaults.
+
+        Raises:
+            InputError: A key is unknown or its value is impossible; the message names it.
+        """
+        try:
+            return from_plain(cls, data, where)
+        except InputError as error:
+            message = str(error)
+            raise InputError(message if message.startswith(where) else f"{where}: {message}") from None
+
+
+def load_train_config(path: str | os.PathLike[str]) -> TrainConfig:
+    """Reads a `TrainConfig` from a JSON file."""
+    return TrainConfig.from_dict(load_json(path), os.fspath(path))
+
+
+def _check(config: TrainConfig) -> None:
+    model, teacher, profile = config.model, config.model.teacher, config.model.user_profile
+    ranges: tuple[tuple[str, float, float, float], ...] = (
+        ("model.embedding_dim", model.embedding_dim, 1, 4096),
+        ("model.dropout", model.dropout, 0.0, 0.95),
+        ("model.embedding.dropout", model.embedding.dropout, 0.0, 0.95),
+        ("model.embedding.compositional_above", model.embedding.compositional_above, 0, 1e12),
+        ("model.user_profile.position_bases", profile.position_bases, 1, 1024),
+        ("model.user_profile.short_term_length", profile.short_term_length, 1, 10_000),
+        ("model.user_profile.cross_projection_dim", profile.cross_projection_dim, 0, 4096),
+        ("model.teacher.slots", teacher.slots, 1, 1000),
+        ("model.teacher.block_size", teacher.block_size, 1, teacher.slots),
+        ("model.teacher.encoder_layers", teacher.encoder_layers, 0, 64),
+        ("model.teacher.decoder_layers", teacher.decoder_layers, 1, 64),
+        ("model.teacher.heads", teacher.heads, 1, model.embedding_dim),
+        ("model.teacher.feed_forward_dim", teacher.feed_forward_dim, 1, 65_536),
+        ("model.teacher.beam_width", teacher.beam_width, 1, 1000),
+        ("loss.student_weight", config.loss.student_weight, 0.0, 1e6),
+        ("loss.pointwise_weight", config.loss.pointwise_weight, 0.0, 1e6),
+        ("loss.unlikelihood_weight", config.loss.unlikelihood_weight, 0.0, 1e6),
+        ("loss.l2", config.loss.l2, 0.0, 1e6),
+        ("distillation.temperature", config.distillation.temperature, 1e-3, 1e3),
+        ("distillation.weight", config.distillation.weight, 0.0, 1e6),
+        ("distillation.ramp_steps", config.distillation.ramp_steps, 0, 1e12),
+        ("distillation.pairwise_weight", config.distillation.pairwise_weight, 0.0, 1e6),
+        ("optimizer.learning_rate", config.optimizer.learning_rate, 1e-12, 1e3),
+        ("optimizer.embedding_learning_rate", config.optimizer.embedding_learning_rate, 1e-12, 1e3),
+        ("optimizer.warmup_steps", config.optimizer.warmup_steps, 0, 1e12),
+        ("optimizer.weight_decay", config.optimizer.weight_decay, 0.0, 1.0),
+        ("optimizer.clip_norm", config.optimizer.clip_norm, 1e-6, 1e12),
+        ("data.batch_size", config.data.batch_size, 1, 1_000_000),
+        ("data.shuffle_buffer_mib", config.data.shuffle_buffer_mib, 1, 1_000_000),
+        ("epochs", config.epochs, 1, 1_000_000),
+        ("patience", config.patience, 0, 1_000_000),
+        ("seed", config.seed, 0, 2**31 - 1),
+        ("checkpoint_steps", config.checkpoint_steps, 0, 1e12),
+        ("keep_checkpoints", config.keep_checkpoints, 1, 10_000),
+    )
+    for key, value, low, high in ranges:
+        if not low <= value <= high:
+            raise InputError(f"{key}: {value} is not between {low:g} and {high:g}")
+    if model.embedding_dim % teacher.heads:
+        raise InputError(
+            f"model.teacher.heads: {teacher.heads} does not divide model.embedding_dim {model.embedding_dim}"
+        )
+    if not model.student.hidden_dims or min(model.student.hidden_dims) < 1:
+        raise InputError("model.student.hidden_dims: needs one positive width at least")
+    sizes = config.data.list_sizes
+    if not sizes or min(sizes) < 1 or list(sizes) != sorted(set(sizes)):
+        raise InputError(f"data.list_sizes: {list(sizes)} is not a list of ascending positive sizes")
