@@ -1,0 +1,1 @@
+"""One reader per public data set; every one yields the same raw record (`psad_tf/records.py`)."""
