@@ -1,0 +1,1 @@
+"""Keras layers that PSAD is built of."""

@@ -1,0 +1,201 @@
+"""Attention with explicit masks, and with keys and values that can be cached between decoding steps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from psad_tf.layers.dropout import SeededDropout
+from psad_tf.layers.mlp import MLP
+
+LARGE_NEGATIVE = -1e9
+
+
+def masked_softmax(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Softmax over the last axis among the entries where `mask` is true.
+
+    p_i = m_i exp(x_i) / sum_j m_j exp(x_j), and all zeros where the mask is all false. Computed in
+    float32 whatever the type of the logits.
+
+    Args:
+        logits: [..., n].
+        mask: bool, broadcastable to `logits`.
+
+    Returns:
+        float32 [..., n].
+
+    >>> masked_softmax(tf.constant([0.0, 0.0, 5.0]), tf.constant([True, True, False])).numpy().tolist()
+    [0.5, 0.5, 0.0]
+    """
+    allowed = tf.cast(mask, tf.float32)
+    masked = tf.where(mask, tf.cast(logits, tf.float32), LARGE_NEGATIVE)
+    return tf.nn.softmax(masked, axis=-1) * allowed
+
+
+def block_causal_mask(slots: int, block_size: int) -> tf.Tensor:
+    """Which slots a slot may attend to: those of its own block and of the blocks before it.
+
+    M[l, m] = 1 iff m div K <= l div K.
+
+    Args:
+        slots: L.
+        block_size: K.
+
+    Returns:
+        bool [L, L].
+
+    >>> tf.cast(block_causal_mask(4, 2), tf.int32).numpy().tolist()
+    [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
+    """
+    block = tf.range(slots) // block_size
+    return block[tf.newaxis, :] <= block[:, tf.newaxis]
+
+
+class KeyValue(NamedTuple):
+    """Projected keys and values, [batch, heads, length, head_dim] each."""
+
+    keys: tf.Tensor
+    values: tf.Tensor
+
+
+class MultiHeadAttention(tf.keras.layers.Layer):
+    """Scaled dot-product attention in h heads, with the projection of keys and values apart.
+
+    head_j(Q, X) = softmax(Q W_j^Q (X W_j^K)^T / sqrt(d/h)) X W_j^V; the heads are concatenated and
+    projected by W^O. `project` gives a sequence's keys and values once; `call` uses them as often as
+    wanted, so a decoder computes those of earlier blocks only once.
+
+    Args:
+        dim: d, width of inputs and outputs.
+        heads: h, divides `dim`.
+        name: Name of the layer.
+
+    Reference: Vaswani et al., "Attention Is All You Need", 2017, section 3.2.
+    """
+
+    def __init__(self, dim: int, heads: int, name: str) -> None:
+        super().__init__(name=name)
+        self.heads = heads
+        self.head_dim = dim // heads
+        self.query = tf.keras.layers.Dense(dim, name="query")
+        self.key = tf.keras.layers.Dense(dim, name="key")
+        self.value = tf.keras.layers.Dense(dim, name="value")
+        self.out = tf.keras.layers.Dense(dim, name="out")
+
+    def _split(self, inputs: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(inputs)
+        inputs = tf.reshape(inputs, [shape[0], shape[1], self.heads, self.head_dim])
+        return tf.transpose(inputs, [0, 2, 1, 3])
+
+    def project(self, sequence: tf.Tensor) -> KeyValue:
+        """Keys and values of `sequence` [batch, length, d]."""
+        return KeyValue(self._split(self.key(sequence)), self._split(self.value(sequence)))
+
+    def call(self, queries: tf.Tensor, memory: KeyValue, mask: tf.Tensor) -> tf.Tensor:
+        """Attends from `queries` to `memory`.
+
+        Args:
+            queries: [batch, q, d].
+            memory: Keys and values of length k.
+            mask: bool, broadcastable to [batch, heads, q, k]; false entries are not attended to.
+
+        Returns:
+            [batch, q, d].
+        """
+        query = self._split(self.query(queries))  # [batch, heads, q, head_dim]
+        logits = tf.matmul(query, memory.keys, transpose_b=True)
+        logits = tf.cast(logits, tf.float32) * (self.head_dim**-0.5)
+        weights = tf.cast(masked_softmax(logits, mask), query.dtype)  # [batch, heads, q, k]
+        heads = tf.transpose(tf.matmul(weights, memory.values), [0, 2, 1, 3])
+        shape = tf.shape(heads)
+        return self.out(tf.reshape(heads, [shape[0], shape[1], self.heads * self.head_dim]))
+
+
+class EncoderLayer(tf.keras.layers.Layer):
+    """A pre-norm transformer layer over a set: x + MHA(LN(x)), then x + FFN(LN(x)).
+
+    Args:
+        dim: d, width.
+        heads: Attention heads.
+        feed_forward_dim: Inner width of the feed-forward layer.
+        dropout: Share of values dropped in training.
+        name: Name of the layer.
+    """
+
+    def __init__(self, dim: int, heads: int, feed_forward_dim: int, dropout: float, name: str) -> None:
+        super().__init__(name=name)
+        self.attention = MultiHeadAttention(dim, heads, name="attention")
+        self.feed_forward = MLP((feed_forward_dim, dim), dropout, name=f"{name}_feed_forward")
+        self.attention_norm = tf.keras.layers.LayerNormalization(name="attention_norm")
+        self.feed_forward_norm = tf.keras.layers.LayerNormalization(name="feed_forward_norm")
+        self.drop = SeededDropout(dropout, f"{name}/attention")
+
+    def call(self, inputs: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """Encodes `inputs` [batch, n, d] under `mask` bool [batch, n]; gives [batch, n, d]."""
+        normed = self.attention_norm(inputs)
+        memory = self.attention.project(normed)
+        attended = self.attention(normed, memory, mask[:, tf.newaxis, tf.newaxis, :])
+        inputs = inputs + self.drop(attended, seed=seed)
+        return inputs + self.feed_forward(self.feed_forward_norm(inputs), seed=seed)
+
+
+class DecoderLayer(tf.keras.layers.Layer):
+    """A pre-norm transformer decoder layer over slots, whose past is a cache of keys and values.
+
+    x + SelfAttention(LN(x)), then x + CrossAttention(LN(x), memory), then x + FFN(LN(x)).
+
+    Args:
+        dim: d, width.
+        heads: Attention heads.
+        feed_forward_dim: Inner width of the feed-forward layer.
+        dropout: Share of values dropped in training.
+        name: Name of the layer.
+    """
+
+    def __init__(self, dim: int, heads: int, feed_forward_dim: int, dropout: float, name: str) -> None:
+        super().__init__(name=name)
+        self.self_attention = MultiHeadAttention(dim, heads, name="self_attention")
+        self.cross_attention = MultiHeadAttention(dim, heads, name="cross_attention")
+        self.feed_forward = MLP((feed_forward_dim, dim), dropout, name=f"{name}_feed_forward")
+        self.self_norm = tf.keras.layers.LayerNormalization(name="self_norm")
+        self.cross_norm = tf.keras.layers.LayerNormalization(name="cross_norm")
+        self.feed_forward_norm = tf.keras.layers.LayerNormalization(name="feed_forward_norm")
+        self.self_drop = SeededDropout(dropout, f"{name}/self")
+        self.cross_drop = SeededDropout(dropout, f"{name}/cross")
+
+    def call(
+        self,
+        inputs: tf.Tensor,
+        past: KeyValue | None,
+        self_mask: tf.Tensor,
+        memory: KeyValue,
+        memory_mask: tf.Tensor,
+        seed: tf.Tensor | None = None,
+    ) -> tuple[tf.Tensor, KeyValue]:
+        """Decodes some slots, given the cache of the slots before them.
+
+        Args:
+            inputs: [batch, s, d], the slots to compute.
+            past: Keys and values of the p slots before them, or None for the first.
+            self_mask: bool [s, p + s], which slots each may attend to.
+            memory: Keys and values of the encoded candidates, from `cross_attention.project`.
+            memory_mask: bool [batch, n].
+            seed: int32 [2], turns dropout on.
+
+        Returns:
+            The slots' outputs [batch, s, d], and the cache with these slots appended.
+        """
+        normed = self.self_norm(inputs)
+        cache = self.self_attention.project(normed)
+        if past is not None:
+            cache = KeyValue(
+                tf.concat([past.keys, cache.keys], 2), tf.concat([past.values, cache.values], 2)
+            )
+        attended = self.self_attention(normed, cache, self_mask[tf.newaxis, tf.newaxis])
+        inputs = inputs + self.self_drop(attended, seed=seed)
+        crossed = self.cross_attention(
+            self.cross_norm(inputs), memory, memory_mask[:, tf.newaxis, tf.newaxis, :]
+        )
+        inputs = inputs + self.cross_drop(crossed, seed=seed)
+        return inputs + self.feed_forward(self.feed_forward_norm(inputs), seed=seed), cache

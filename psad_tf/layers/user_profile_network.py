@@ -1,0 +1,172 @@
+"""The User Profile Network: who the user is, what they want now, and how that changes each candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from psad_tf.config import ModelConfig
+from psad_tf.features import HISTORY_PREFIX, FeatureDeclaration
+from psad_tf.layers.attention import masked_softmax
+from psad_tf.layers.embedding import FeatureEmbedding
+from psad_tf.layers.mlp import MLP
+
+
+class UserProfile(NamedTuple):
+    """What the network gives to teacher and student.
+
+    Attributes:
+        intent: z, [batch, d].
+        candidates: Personalized representation of each candidate, [batch, n, d].
+        positions: Personalized position encoding, [batch, positions, d].
+    """
+
+    intent: tf.Tensor
+    candidates: tf.Tensor
+    positions: tf.Tensor
+
+
+class UserProfileNetwork(tf.keras.layers.Layer):
+    """Intent, personalized gates, personalized positions, target attention and crossing.
+
+    With u the user's profile, h_j the history (most recent first), e_i the candidates:
+
+    1. intent: z = MLP([u ; sum_j a_j h_j ; mean of the first s h_j]), a = softmax(u W h_j / sqrt(d));
+    2. personalized gate: g_i = 2 sigmoid(MLP([z ; stop_gradient(e_i)])) in (0, 2)^d, and g_i * e_i;
+    3. personalized positions: sum_m softmax(z W)_m P_m[l] for bases P_1..P_M; base 0 alone when off;
+    4. target attention: t_i = sum_j softmax_j(q_i . k_j / sqrt(d)) h_j;
+    5. cross: x_0 (W x_0 + b) + x_0 with x_0 = [u ; g_i * e_i] (DCN-v2).
+
+    A candidate's representation is MLP([g_i * e_i ; dense_i ; t_i ; cross_i ; z * e_i]).
+
+    Args:
+        declaration: The features.
+        vocabulary_sizes: Number of ids of each vocabulary, padding and out-of-vocabulary included.
+        config: The model's configuration.
+        positions: Number of positions that have an encoding; later ones share the last.
+
+    Reference: arXiv 2603.07107, User Profile Network; Wang et al., "DCN V2", WWW 2021, for the cross.
+    """
+
+    def __init__(
+        self,
+        declaration: FeatureDeclaration,
+        vocabulary_sizes: Mapping[str, int],
+        config: ModelConfig,
+        positions: int,
+    ) -> None:
+        super().__init__(name="user_profile_network")
+        self.declaration = declaration
+        self.config = config.user_profile
+        self.dim = dim = config.embedding_dim
+        self.position_count = positions
+        self.embeddings = FeatureEmbedding(vocabulary_sizes, dim, config.embedding)
+        dropout = config.dropout
+        self.profile = MLP((dim, dim), dropout, name="profile")
+        self.history = MLP((dim, dim), dropout, name="history")
+        self.item = tf.keras.layers.Dense(dim, name="item")
+        self.pooling_query = tf.keras.layers.Dense(dim, use_bias=False, name="pooling_query")
+        self.intent = MLP((2 * dim, dim), dropout, name="intent")
+        self.candidate = MLP((2 * dim, dim), dropout, name="candidate")
+        if self.config.personalized_gates:
+            self.gate = MLP((dim, dim), dropout, name="gate")
+        if self.config.personalized_positions:
+            self.position_mixture = tf.keras.layers.Dense(self.config.position_bases, name="position_mixture")
+        if self.config.target_attention:
+            self.target_query = tf.keras.layers.Dense(dim, name="target_query")
+            self.target_key = tf.keras.layers.Dense(dim, name="target_key")
+        if self.config.cross:
+            self.cross = tfrs.layers.dcn.Cross(
+                projection_dim=self.config.cross_projection_dim or None, name="cross"
+            )
+
+    def build(self, input_shape: object) -> None:
+        bases = self.config.position_bases if self.config.personalized_positions else 1
+        self.position_bases = self.add_weight(
+            "position_bases",
+            shape=(bases, self.position_count, self.dim),
+            initializer=tf.keras.initializers.RandomNormal(stddev=0.05),
+        )
+        super().build(input_shape)
+
+    def call(self, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None) -> UserProfile:
+        """Profiles a batch.
+
+        Args:
+            encoded: What `FeatureEncoder` gives: ids int32, dense float32, masks bool.
+            seed: int32 [2], turns dropout on.
+
+        Returns:
+            The `UserProfile`.
+        """
+        declaration = self.declaration
+        user = self.profile(
+            tf.concat(
+                [
+                    *(self.embeddings(encoded[f.name], f) for f in declaration.context_categorical),
+                    self._dense(encoded["context_dense"]),
+                ],
+                -1,
+            ),
+            seed=seed,
+        )  # [batch, d]
+        history = self.history(
+            tf.concat(
+                [
+                    *(
+                        self.embeddings(encoded[HISTORY_PREFIX + f.name], f)
+                        for f in declaration.history.categorical
+                    ),
+                    self._dense(encoded["history_dense"]),
+                ],
+                -1,
+            ),
+            seed=seed,
+        )  # [batch, h, d]
+        item = self.item(
+            tf.concat([self.embeddings(encoded[f.name], f) for f in declaration.candidate_categorical], -1)
+        )  # [batch, n, d]
+        intent = self.intent(self._interests(user, history, encoded["history_mask"]), seed=seed)
+        gated = self._gated(item, intent, seed)
+        parts = [gated, self._dense(encoded["candidate_dense"]), gated * intent[:, tf.newaxis]]
+        if self.config.target_attention:
+            parts.append(self._target_interest(item, history, encoded["history_mask"]))
+        if self.config.cross:
+            users = tf.broadcast_to(user[:, tf.newaxis], tf.shape(gated))
+            parts.append(self.cross(tf.concat([users, gated], -1)))
+        candidates = self.candidate(tf.concat(parts, -1), seed=seed)
+        return UserProfile(intent, candidates, self._positions(intent))
+
+    def _dense(self, values: tf.Tensor) -> tf.Tensor:
+        return tf.cast(values, self.compute_dtype)
+
+    def _interests(self, user: tf.Tensor, history: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """[u ; long-term interest ; short-term interest], [batch, 3d]."""
+        logits = tf.einsum("bd,bhd->bh", self.pooling_query(user), history)
+        weights = masked_softmax(tf.cast(logits, tf.float32) * self.dim**-0.5, mask)
+        long_term = tf.einsum("bh,bhd->bd", tf.cast(weights, history.dtype), history)
+        recent = tf.cast(mask[:, : self.config.short_term_length], history.dtype)
+        total = tf.einsum("bh,bhd->bd", recent, history[:, : self.config.short_term_length])
+        short_term = total / tf.maximum(tf.reduce_sum(recent, -1, keepdims=True), 1.0)
+        return tf.concat([user, long_term, short_term], -1)
+
+    def _gated(self, item: tf.Tensor, intent: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
+        if not self.config.personalized_gates:
+            return item
+        intents = tf.broadcast_to(intent[:, tf.newaxis], tf.shape(item))
+        return 2.0 * tf.sigmoid(self.gate(tf.concat([intents, tf.stop_gradient(item)], -1), seed=seed)) * item
+
+    def _target_interest(self, item: tf.Tensor, history: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        logits = tf.matmul(self.target_query(item), self.target_key(history), transpose_b=True)
+        weights = masked_softmax(tf.cast(logits, tf.float32) * self.dim**-0.5, mask[:, tf.newaxis])
+        return tf.matmul(tf.cast(weights, history.dtype), history)  # [batch, n, d]
+
+    def _positions(self, intent: tf.Tensor) -> tf.Tensor:
+        bases = tf.cast(self.position_bases, self.compute_dtype)
+        if not self.config.personalized_positions:
+            return tf.broadcast_to(bases, [tf.shape(intent)[0], self.position_count, self.dim])
+        mixture = tf.nn.softmax(tf.cast(self.position_mixture(intent), tf.float32))
+        return tf.einsum("bm,mpd->bpd", tf.cast(mixture, bases.dtype), bases)

@@ -1,0 +1,1 @@
+"""Teacher, student, their joint training, and the baselines."""
