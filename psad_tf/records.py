@@ -1,0 +1,373 @@
+"""The raw record: what a log must hold before it becomes training lists.
+
+Four kinds of records, each one JSON object:
+
+| kind        | keys                                                                                    |
+|-------------|-----------------------------------------------------------------------------------------|
+| impression  | `request_id`, `user_id`, `time`, `candidates`; optional `context`, `split`, `feedback`   |
+| interaction | `user_id`, `item_id`, `time`; optional `feedback`                                        |
+| user        | `user_id` and any attributes                                                             |
+| item        | `item_id` and any attributes                                                             |
+
+A candidate is `{"item_id", "initial_score"}` with optional `feedback` and `features`; candidates stand in
+the initial ranker's order, best first. Identifiers are strings that are not empty, `time` is whole seconds
+since 1970-01-01 UTC, feedback values are numbers, every other value is a string, a number or a list of
+strings, and null is the same as absent. An impression's own `feedback` is
+`{item_id: {name: number}}`, for logs that keep clicks apart from the list shown.
+
+A *raw data folder* holds `impressions.jsonl`, `interactions.jsonl`, `users.jsonl`, `items.jsonl` (one
+record a line) and `features.json` (the feature declaration).
+
+This module imports neither TensorFlow nor Beam: readers of data sets, the simulator, the Beam job and
+the client all share it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from psad_tf.errors import InputError
+from psad_tf.features import SPLITS
+from psad_tf.files import replaced_file
+
+IMPRESSIONS = "impressions"
+INTERACTIONS = "interactions"
+USERS = "users"
+ITEMS = "items"
+KINDS = (IMPRESSIONS, INTERACTIONS, USERS, ITEMS)
+FEATURES_FILE = "features.json"
+
+# 1e11 seconds is the year 5138, 1e11 milliseconds is 1973: a larger number is not in seconds.
+LARGEST_TIME = 10**11
+LONGEST_ID = 1024
+
+Value = str | int | float | list[str]
+
+
+class RecordError(ValueError):
+    """A record that breaks the schema.
+
+    Attributes:
+        reason: A short code, the dead letter's `reason`: `not_an_object`, `missing_field`, `wrong_type`,
+            `empty_id`, `long_id`, `not_finite`, `time_not_in_seconds`, `negative_time`, `time_in_future`,
+            `unknown_split`, `no_candidates`, `duplicate_item` or `feedback_for_item_not_shown`.
+        detail: What is wrong and at which key, in one line.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[RecordError], tuple[str, str]]:
+        return RecordError, (self.reason, self.detail)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One item of a list, as the initial ranker gave it and the user answered it."""
+
+    item_id: str
+    initial_score: float
+    feedback: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    features: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Impression:
+    """One request: the list that was shown to a user, best of the initial ranker first."""
+
+    request_id: str
+    user_id: str
+    time: int
+    candidates: tuple[Candidate, ...]
+    context: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+    split: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of the record."""
+        data: dict[str, Any] = {
+            "request_id": self.request_id,
+            "user_id": self.user_id,
+            "time": self.time,
+            "context": dict(self.context),
+            "candidates": [
+                {
+                    "item_id": candidate.item_id,
+                    "initial_score": candidate.initial_score,
+                    "feedback": dict(candidate.feedback),
+                    "features": dict(candidate.features),
+                }
+                for candidate in self.candidates
+            ],
+        }
+        if self.split is not None:
+            data["split"] = self.split
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Impression:
+        """Reads a JSON object; raises `RecordError` where it breaks the schema."""
+        check_impression(data)
+        shown_feedback = data.get("feedback") or {}
+        return cls(
+            request_id=data["request_id"],
+            user_id=data["user_id"],
+            time=data["time"],
+            candidates=tuple(
+                Candidate(
+                    item_id=candidate["item_id"],
+                    initial_score=float(candidate["initial_score"]),
+                    feedback=present(candidate.get("feedback"))
+                    | present(shown_feedback.get(candidate["item_id"])),
+                    features=present(candidate.get("features")),
+                )
+                for candidate in data["candidates"]
+            ),
+            context=present(data.get("context")),
+            split=data.get("split"),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Interaction:
+    """One past interaction of a user with an item."""
+
+    user_id: str
+    item_id: str
+    time: int
+    feedback: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of the record."""
+        return {
+            "user_id": self.user_id,
+            "item_id": self.item_id,
+            "time": self.time,
+            "feedback": dict(self.feedback),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Interaction:
+        """Reads a JSON object; raises `RecordError` where it breaks the schema."""
+        check_interaction(data)
+        return cls(data["user_id"], data["item_id"], data["time"], present(data.get("feedback")))
+
+
+def present(values: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The values that are there: without nulls.
+
+    Example:
+        >>> present({"hour": 3, "device": None})
+        {'hour': 3}
+    """
+    return {key: value for key, value in (values or {}).items() if value is not None}
+
+
+def check_impression(data: Any, latest_time: int | None = None) -> None:
+    """Checks an impression's JSON object.
+
+    Args:
+        data: The decoded JSON.
+        latest_time: Seconds; a later request is an error. None allows any time.
+
+    Raises:
+        RecordError: Naming the first thing that is wrong.
+    """
+    _check_object(data, "impression")
+    _check_id(data, "request_id", "")
+    _check_id(data, "user_id", "")
+    _check_time(data, latest_time)
+    split = data.get("split")
+    if split is not None and split not in SPLITS:
+        raise RecordError("unknown_split", f"split: {split!r} is not one of {', '.join(SPLITS)}")
+    _check_values(data.get("context"), "context")
+    candidates = data.get("candidates")
+    if candidates is None:
+        raise RecordError("missing_field", "candidates: is missing")
+    if not isinstance(candidates, list):
+        raise RecordError("wrong_type", f"candidates: expected a list, got {_named(candidates)}")
+    if not candidates:
+        raise RecordError("no_candidates", "candidates: the list is empty")
+    shown = set()
+    for index, candidate in enumerate(candidates):
+        item_id = _check_candidate(candidate, index)
+        if item_id in shown:
+            raise RecordError(
+                "duplicate_item", f"candidates[{index}]: item {item_id!r} is already in the list"
+            )
+        shown.add(item_id)
+    feedback = data.get("feedback")
+    if feedback is not None:
+        if not isinstance(feedback, dict):
+            raise RecordError("wrong_type", f"feedback: expected an object, got {_named(feedback)}")
+        for item_id, values in feedback.items():
+            if item_id not in shown:
+                raise RecordError(
+                    "feedback_for_item_not_shown", f"feedback: item {item_id!r} is not in the list"
+                )
+            _check_numbers(values, f"feedback.{item_id}")
+
+
+def check_interaction(data: Any, latest_time: int | None = None) -> None:
+    """Checks an interaction's JSON object; see `check_impression`."""
+    _check_object(data, "interaction")
+    _check_id(data, "user_id", "")
+    _check_id(data, "item_id", "")
+    _check_time(data, latest_time)
+    feedback = data.get("feedback")
+    if feedback is not None:
+        _check_numbers(feedback, "feedback")
+
+
+def check_attributes(data: Any, key: str) -> None:
+    """Checks a user's or an item's JSON object; `key` is `user_id` or `item_id`.
+
+    Raises:
+        RecordError: Naming the first thing that is wrong.
+    """
+    _check_object(data, "user" if key == "user_id" else "item")
+    _check_id(data, key, "")
+    _check_values(data, "")
+
+
+def _check_candidate(candidate: Any, index: int) -> str:
+    if not isinstance(candidate, dict):
+        raise RecordError("wrong_type", f"candidates[{index}]: expected an object, got {_named(candidate)}")
+    item_id = candidate.get("item_id")
+    if not (isinstance(item_id, str) and 0 < len(item_id) <= LONGEST_ID):
+        _check_id(candidate, "item_id", f"candidates[{index}].")
+    score = candidate.get("initial_score")
+    if not (type(score) is float and math.isfinite(score)):
+        if score is None:
+            raise RecordError("missing_field", f"candidates[{index}].initial_score: is missing")
+        _check_number(score, f"candidates[{index}].initial_score")
+    feedback = candidate.get("feedback")
+    if feedback:
+        _check_numbers(feedback, "feedback", index)
+    features = candidate.get("features")
+    if features:
+        _check_values(features, "features", index)
+    return item_id  # type: ignore[return-value]
+
+
+def _check_object(data: Any, kind: str) -> None:
+    if not isinstance(data, dict):
+        raise RecordError("not_an_object", f"expected an {kind}'s object, got {_named(data)}")
+
+
+def _check_id(data: Mapping[str, Any], key: str, prefix: str) -> None:
+    value = data.get(key)
+    if value is None:
+        raise RecordError("missing_field", f"{prefix}{key}: is missing")
+    if not isinstance(value, str):
+        raise RecordError("wrong_type", f"{prefix}{key}: expected a string, got {_named(value)}")
+    if not value:
+        raise RecordError("empty_id", f"{prefix}{key}: is empty")
+    if len(value) > LONGEST_ID:
+        raise RecordError("long_id", f"{prefix}{key}: {len(value)} characters, at most {LONGEST_ID}")
+
+
+def _check_time(data: Mapping[str, Any], latest_time: int | None) -> None:
+    time = data.get("time")
+    if time is None:
+        raise RecordError("missing_field", "time: is missing")
+    if isinstance(time, bool) or not isinstance(time, int):
+        raise RecordError("wrong_type", f"time: expected whole seconds, got {_named(time)}")
+    if time < 0:
+        raise RecordError("negative_time", f"time: {time} is before 1970")
+    if time > LARGEST_TIME:
+        raise RecordError("time_not_in_seconds", f"time: {time} is not in seconds (milliseconds?)")
+    if latest_time is not None and time > latest_time:
+        raise RecordError("time_in_future", f"time: {time} is later than {latest_time}")
+
+
+def _check_numbers(values: Any, where: str, index: int | None = None) -> None:
+    if not isinstance(values, dict):
+        raise RecordError("wrong_type", f"{_at(where, index)}: expected an object, got {_named(values)}")
+    for name, value in values.items():
+        if value is not None and not (type(value) in (int, float) and -1e300 < value < 1e300):
+            _check_number(value, f"{_at(where, index)}.{name}")
+
+
+def _check_number(value: Any, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RecordError("wrong_type", f"{where}: expected a number, got {_named(value)}")
+    if not -1e300 < value < 1e300:
+        raise RecordError("not_finite", f"{where}: {value!r:.40} is not a finite number")
+
+
+def _check_values(values: Any, where: str, index: int | None = None) -> None:
+    if values is None:
+        return
+    if not isinstance(values, dict):
+        raise RecordError("wrong_type", f"{_at(where, index)}: expected an object, got {_named(values)}")
+    for name, value in values.items():
+        if value is None or isinstance(value, str):
+            continue
+        place = f"{_at(where, index)}.{name}".lstrip(".")
+        if isinstance(value, list):
+            for each in value:
+                if not isinstance(each, str):
+                    raise RecordError(
+                        "wrong_type", f"{place}: expected strings in the list, got {_named(each)}"
+                    )
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            _check_number(value, place)
+        else:
+            raise RecordError(
+                "wrong_type",
+                f"{place}: expected a string, a number or a list of strings, got {_named(value)}",
+            )
+
+
+def _at(where: str, index: int | None) -> str:
+    return where if index is None else f"candidates[{index}].{where}"
+
+
+def _named(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value)) or repr(value)[:40]
+
+
+def write_json_lines(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> int:
+    """Writes records, one JSON object a line, aside and then renamed.
+
+    Returns:
+        The number of records written.
+    """
+    count = 0
+    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":"), allow_nan=False))
+            file.write("\n")
+            count += 1
+    return count
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Reads one JSON object a line; empty lines are passed over.
+
+    Raises:
+        InputError: The file is missing or a line is not a JSON object; it names file and line.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.isspace():
+                    continue
+                try:
+                    record = json.loads(line)
+                except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                    raise InputError(f"{name}:{number}: not JSON ({error})") from None
+                if not isinstance(record, dict):
+                    raise InputError(f"{name}:{number}: expected an object, got {_named(record)}")
+                yield record
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file") from None
