@@ -1,0 +1,88 @@
+"""Writes `<base>/<model>/<version>/`: a SavedModel that TensorFlow Serving serves as it is."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import tensorflow as tf
+
+from export.inspect import summarize
+from export.model_card import write_model_card
+from export.signatures import GraphOptions, ServingModule
+from export.warmup import write_warmup
+from psad_tf.errors import InputError
+from psad_tf.files import replaced_directory
+from psad_tf.input_pipeline import read_serialized
+from psad_tf.runs import load_reranker
+
+_WARMUP_LISTS = 32
+
+
+def export_saved_model(
+    run_dir: str | os.PathLike[str],
+    base_dir: str | os.PathLike[str],
+    *,
+    model_name: str = "psad",
+    version: int | None = None,
+    lists_dir: str | os.PathLike[str] | None = None,
+    warmup_split: str = "test",
+    options: GraphOptions = GraphOptions(),
+) -> str:
+    """Exports User Profile Network and student of a run; the teacher stays behind.
+
+    Args:
+        run_dir: A folder that `psad train` wrote.
+        base_dir: Folder of served models; made if missing.
+        model_name: Name under which it is served.
+        version: A positive number; None takes the next after those that are there.
+        lists_dir: Folder of lists from which the warm-up records are taken; None writes none.
+        warmup_split: Split of those lists.
+        options: How the graph is built.
+
+    Returns:
+        The folder written, `<base_dir>/<model_name>/<version>`. It appears under that name only when
+        it is whole.
+
+    Raises:
+        InputError: The run is not whole, the name or version is impossible, or the version exists.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", model_name) or model_name.strip(".") == "":
+        raise InputError(f"model name {model_name!r}: use letters, digits, '_', '-' and '.'")
+    folder = os.path.join(os.fspath(base_dir), model_name)
+    version = next_version(folder) if version is None else version
+    if version < 1:
+        raise InputError(f"version {version}: must be a positive number")
+    path = os.path.join(folder, str(version))
+    if os.path.exists(path):
+        raise InputError(f"{path}: version {version} is already there; versions are never overwritten")
+    encoder, reranker, _ = load_reranker(run_dir)
+    lists = []
+    if lists_dir is not None:
+        lists = list(read_serialized(lists_dir, warmup_split).take(_WARMUP_LISTS).as_numpy_iterator())
+    module = ServingModule(encoder, reranker, options)
+    signatures = module.signatures()
+    with replaced_directory(path) as temporary:
+        tf.saved_model.save(module, temporary, signatures=signatures)
+        if lists:
+            write_warmup(temporary, lists, encoder.declaration, model_name)
+        write_model_card(temporary, run_dir, model_name, version, options, summarize(temporary))
+    return path
+
+
+def next_version(folder: str) -> int:
+    """One more than the largest version in a model's folder; 1 if there is none."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return 1
+    return max((int(name) for name in names if name.isdecimal()), default=0) + 1
+
+
+def describe(path: str) -> str:
+    """One line about an exported model, for the command's last line."""
+    facts = summarize(path)
+    return (
+        f"{facts.parameters_exported:,} parameters, {facts.bytes:,} bytes, "
+        f"signatures {', '.join(facts.signatures)}"
+    )

@@ -1,0 +1,239 @@
+"""The serving graph: from raw request tensors, or serialized lists, to a ranking.
+
+    raw tensors --FeatureEncoder--> ids, dense --Reranker--> scores --sort--> ranking, item ids
+
+Lookups, missing values, history padding and the sort are inside the graph. Strings stay outside the
+part that XLA may compile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_ranking as tfr
+
+from export.half_precision import half_precision
+from psad_tf.features import (
+    HISTORY_PREFIX,
+    INITIAL_RANK,
+    ITEM_ID,
+    NEGATIVE,
+    RELEVANCE,
+    FeatureDeclaration,
+)
+from psad_tf.input_pipeline import FeatureEncoder, candidate_spec, context_spec
+from psad_tf.layers.attention import LARGE_NEGATIVE
+from psad_tf.models.student import Reranker
+
+SERVING_DEFAULT = "serving_default"
+RERANK_EXAMPLES = "rerank_examples"
+RERANK_MASKED = "rerank_masked"
+SIGNATURES = (SERVING_DEFAULT, RERANK_EXAMPLES, RERANK_MASKED)
+EXAMPLES = "examples"
+BLOCKED = "blocked"
+OUTPUTS = ("scores", "probabilities", "ranking", "item_ids")
+
+_LIST_SIZES = (20, 50, 100, 200, 500, 1000)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphOptions:
+    """How the serving graph is built.
+
+    Args:
+        top_m: Length of `ranking` and `item_ids`; 0 gives all candidates.
+        jit_compile: Compile the scoring with XLA; lists and batches are then padded inside the graph to
+            a few sizes, so that few shapes are compiled.
+        float16: Store matrices in float16 (computation stays float32).
+    """
+
+    top_m: int = 0
+    jit_compile: bool = False
+    float16: bool = False
+
+
+def raw_specs(declaration: FeatureDeclaration) -> dict[str, tf.TensorSpec]:
+    """The inputs of `serving_default`: one tensor a feature, by its name on the wire.
+
+    Returns:
+        context: categorical [batch, width], dense [batch]; history, any number of interactions up to the
+        caller, most recent first: categorical [batch, h, width], dense [batch, h]; candidates:
+        categorical [batch, n, width], dense [batch, n], `initial_rank` int64 [batch, n]. Missing is ""
+        or NaN, -1 for `initial_rank` (the position is then taken); a candidate without an item id is
+        padding.
+    """
+    specs: dict[str, tf.TensorSpec] = {}
+
+    def add(name: str, shape: list[int | None], dtype: tf.DType) -> None:
+        specs[name] = tf.TensorSpec(shape, dtype, name=name)
+
+    for feature in declaration.context_categorical:
+        add(feature.name, [None, feature.width], tf.string)
+    for dense in declaration.context_dense:
+        add(dense.name, [None], tf.float32)
+    for feature in declaration.history.categorical:
+        add(HISTORY_PREFIX + feature.name, [None, None, feature.width], tf.string)
+    for dense in declaration.history.dense:
+        add(HISTORY_PREFIX + dense.name, [None, None], tf.float32)
+    for feature in declaration.candidate_categorical:
+        add(feature.name, [None, None, feature.width], tf.string)
+    for dense in declaration.candidate_dense:
+        add(dense.name, [None, None], tf.float32)
+    add(INITIAL_RANK, [None, None], tf.int64)
+    return specs
+
+
+class ServingModule(tf.Module):
+    """What is saved: lookup tables, the weights of User Profile Network and student, three signatures.
+
+    The Keras model itself is not tracked, only its variables, so that the SavedModel holds nothing but
+    what the signatures use.
+
+    Args:
+        encoder: Of the run.
+        reranker: Of the run.
+        options: How the graph is built.
+    """
+
+    def __init__(self, encoder: FeatureEncoder, reranker: Reranker, options: GraphOptions) -> None:
+        super().__init__(name="serving")
+        self.encoder = encoder
+        self._declaration = encoder.declaration
+        self._options = options
+        swapped, weights = half_precision(reranker) if options.float16 else (_unchanged, reranker.weights)
+        self.parameters = _named(weights)
+
+        def score(encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            with swapped():
+                return reranker(encoded)
+
+        self._score: Callable[..., Any] = (
+            tf.function(score, jit_compile=True, autograph=False) if options.jit_compile else score
+        )
+
+    def signatures(self) -> dict[str, Any]:
+        """The concrete functions by signature name."""
+        specs = raw_specs(self._declaration)
+        masked = {**specs, BLOCKED: tf.TensorSpec([None, None], tf.bool, name=BLOCKED)}
+        examples = tf.TensorSpec([None], tf.string, name=EXAMPLES)
+        return {
+            SERVING_DEFAULT: tf.function(self._rerank_raw, autograph=False).get_concrete_function(**specs),
+            RERANK_MASKED: tf.function(self._rerank_raw, autograph=False).get_concrete_function(**masked),
+            RERANK_EXAMPLES: tf.function(self._rerank_examples, autograph=False).get_concrete_function(
+                examples=examples
+            ),
+        }
+
+    def _rerank_raw(self, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        blocked = raw.pop(BLOCKED, None)
+        return self._rank(raw, blocked)
+
+    def _rerank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        # One more than allowed is parsed: enough to see that a list is too long, whatever its length.
+        most = self._declaration.max_candidates + 1
+        context = context_spec(self._declaration)
+        candidate = {
+            name: feature
+            for name, feature in candidate_spec(self._declaration).items()
+            if name not in (RELEVANCE, NEGATIVE)
+        }
+        candidate[BLOCKED] = tf.io.FixedLenFeature([], tf.int64, 0)
+        raw = tfr.data.parse_from_example_list(
+            examples, list_size=most, context_feature_spec=context, example_feature_spec=candidate
+        )
+        used = tf.reduce_any(raw[ITEM_ID][..., 0] != "", 0)
+        longest = tf.reduce_max(tf.where(used, tf.range(most) + 1, 1))
+        raw = {name: value if name in context else value[:, :longest] for name, value in raw.items()}
+        return self._rank(raw, tf.cast(raw[BLOCKED], tf.bool))
+
+    def _rank(self, raw: Mapping[str, tf.Tensor], blocked: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        limit = self._declaration.max_candidates
+        item_ids = raw[ITEM_ID][..., 0]  # [batch, n]
+        length = tf.shape(item_ids)[1]
+        allowed = tf.debugging.assert_less_equal(
+            length, limit, message=f"a list has more than {limit} candidates"
+        )
+        inputs = {name: raw[name] for name in raw_specs(self._declaration)}
+        for name, values in inputs.items():
+            if name.startswith(HISTORY_PREFIX) and values.shape.rank >= 2:
+                padding = "" if values.dtype == tf.string else float("nan")
+                inputs[name] = _fit(values, self._declaration.history.length, padding)
+        with tf.control_dependencies([allowed]):
+            encoded = dict(self.encoder(inputs))
+        if blocked is not None:
+            encoded["mask"] = encoded["mask"] & ~blocked
+        scored = self._padded_score(encoded) if self._options.jit_compile else self._score(encoded)
+        shown = encoded["mask"]
+        # Blocked items rank above padding, so that every shown item comes first and padding last.
+        keys = tf.where(shown, scored["scores"], LARGE_NEGATIVE)
+        keys = tf.where(item_ids != "", keys, 2.0 * LARGE_NEGATIVE)
+        ranking = tf.argsort(keys, direction="DESCENDING", stable=True)  # equal scores keep the order
+        if self._options.top_m:
+            ranking = ranking[:, : self._options.top_m]
+        shown_ids = tf.where(shown, item_ids, "")
+        return {
+            "scores": tf.identity(scored["scores"], name="scores"),
+            "probabilities": tf.identity(scored["probabilities"], name="probabilities"),
+            "ranking": tf.identity(ranking, name="ranking"),
+            "item_ids": tf.gather(shown_ids, ranking, batch_dims=1, name="item_ids"),
+        }
+
+    def _padded_score(self, encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Scores lists padded to one of a few sizes, and cuts the padding off again."""
+        lists, length = tf.unstack(tf.shape(encoded["mask"]))
+        more_lists = _next_size(lists, _BATCH_SIZES) - lists
+        more_candidates = _next_size(length, _LIST_SIZES) - length
+        candidate = {feature.name for feature in self._declaration.candidate_categorical}
+        candidate |= {"candidate_dense", "mask", INITIAL_RANK}
+        padded = {}
+        for name, value in encoded.items():
+            paddings = [[0, 0]] * value.shape.rank
+            paddings[0] = [0, more_lists]
+            if name in candidate:
+                paddings[1] = [0, more_candidates]
+            padded[name] = tf.pad(value, paddings)
+        scored = self._score(padded)
+        return {name: scored[name][:lists, :length] for name in ("scores", "probabilities")}
+
+
+def _fit(values: tf.Tensor, length: int, padding: str | float) -> tf.Tensor:
+    """Cuts or pads axis 1 to `length`."""
+    values = values[:, :length]
+    paddings = [[0, 0], [0, length - tf.shape(values)[1]]] + [[0, 0]] * (values.shape.rank - 2)
+    padded = tf.pad(values, paddings, constant_values=padding)
+    return tf.ensure_shape(padded, [None, length, *values.shape[2:]])
+
+
+def _next_size(size: tf.Tensor, sizes: tuple[int, ...]) -> tf.Tensor:
+    """The smallest of `sizes` that is at least `size`; above the largest, its next multiple."""
+    steps = tf.constant(sizes)
+    index = tf.searchsorted(steps, size[tf.newaxis])[0]
+    multiple = -(-size // sizes[-1]) * sizes[-1]
+    return tf.where(index < len(sizes), tf.gather(steps, tf.minimum(index, len(sizes) - 1)), multiple)
+
+
+def _named(weights: list[tf.Variable]) -> dict[str, tf.Variable]:
+    """Variables under their own names: the names are what a reader of the checkpoint sees."""
+    named: dict[str, tf.Variable] = {}
+    for weight in weights:
+        name = weight.name.split(":")[0]
+        unique, count = name, 1
+        while unique in named:
+            count += 1
+            unique = f"{name}_{count}"
+        named[unique] = weight
+    return named
+
+
+class _unchanged:
+    """A context in which the model's weights are as they are."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
