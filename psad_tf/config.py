@@ -142,13 +142,11 @@ class LossConfig:
         student_weight: a.
         pointwise_weight: Weight of the student's pointwise cross-entropy beside its listwise softmax.
         unlikelihood_weight: Weight of the teacher's unlikelihood on explicit negatives.
-        l2: L2 penalty on the looked-up embeddings of a batch.
     """
 
     student_weight: float = 1.0
     pointwise_weight: float = 0.5
     unlikelihood_weight: float = 0.1
-    l2: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -260,7 +258,6 @@ def _check(config: TrainConfig) -> None:
         ("loss.student_weight", config.loss.student_weight, 0.0, 1e6),
         ("loss.pointwise_weight", config.loss.pointwise_weight, 0.0, 1e6),
         ("loss.unlikelihood_weight", config.loss.unlikelihood_weight, 0.0, 1e6),
-        ("loss.l2", config.loss.l2, 0.0, 1e6),
         ("distillation.temperature", config.distillation.temperature, 1e-3, 1e3),
         ("distillation.weight", config.distillation.weight, 0.0, 1e6),
         ("distillation.ramp_steps", config.distillation.ramp_steps, 0, 1e12),

@@ -391,15 +391,15 @@ def decoded_lists(
 
 def _cut_padding(encoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Drops the candidates that only the longest list of the parsed batch needed."""
-    count = tf.reduce_sum(tf.cast(encoded["mask"], tf.int32))
-    length = tf.shape(encoded["mask"])[0]
+    return _cut_candidates(encoded, tf.reduce_sum(tf.cast(encoded["mask"], tf.int32)))
+
+
+def _cut_candidates(encoded: dict[str, tf.Tensor], count: tf.Tensor | int) -> dict[str, tf.Tensor]:
+    """Keeps the first `count` candidates of one list; only their axis is of unknown size."""
     return {
-        key: value[:count] if _has_candidates(key, encoded) else value for key, value in encoded.items()
-    } | {"mask": encoded["mask"][:count] & (length > 0)}
-
-
-def _has_candidates(key: str, encoded: Mapping[str, tf.Tensor]) -> bool:
-    return encoded[key].shape.rank >= 1 and encoded[key].shape[0] is None
+        key: value[:count] if value.shape.rank >= 1 and value.shape[0] is None else value
+        for key, value in encoded.items()
+    }
 
 
 class ListDataset:
@@ -448,7 +448,7 @@ class ListDataset:
         sizes, batch_size = self.config.list_sizes, self.config.batch_size
         if len(sizes) == 1:
             return lists.batch(batch_size, drop_remainder=drop_remainder)
-        lists = lists.map(lambda encoded: _cut_to(encoded, sizes[-1]))
+        lists = lists.map(lambda encoded: _cut_candidates(encoded, sizes[-1]))
         return lists.bucket_by_sequence_length(
             lambda encoded: tf.shape(encoded["mask"])[0],
             bucket_boundaries=[size + 1 for size in sizes[:-1]] + [sizes[-1] + 1],
@@ -457,6 +457,3 @@ class ListDataset:
             drop_remainder=drop_remainder,
         )
 
-
-def _cut_to(encoded: dict[str, tf.Tensor], size: int) -> dict[str, tf.Tensor]:
-    return {key: value[:size] if _has_candidates(key, encoded) else value for key, value in encoded.items()}

@@ -1,5 +1,7 @@
 """The run folder that training writes and evaluation and export read.
 
+Training works in `<run>.partial` and renames it when the run is whole.
+
     config.json  features.json  vocabularies/  statistics.json  lists_manifest.json
     best/ckpt-*  checkpoints/ckpt-*  metrics.json  history.json  logs/
 """
@@ -7,6 +9,7 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
@@ -15,6 +18,9 @@ from psad_tf.errors import InputError
 from psad_tf.features import FeatureDeclaration, load_declaration
 from psad_tf.input_pipeline import FeatureEncoder, load_encoder
 from psad_tf.models.student import Reranker
+
+if TYPE_CHECKING:
+    from psad_tf.models.psad import PSAD
 
 
 def load_parts(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, TrainConfig]:
@@ -26,6 +32,8 @@ def load_parts(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, TrainCo
     folder = os.fspath(run_dir)
     if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such run folder (make one with 'psad train')")
+    if not os.path.isfile(os.path.join(folder, "metrics.json")):
+        raise InputError(f"{folder}: is not a finished run (it has no metrics.json)")
     config = load_train_config(os.path.join(folder, "config.json"))
     declaration = load_declaration(os.path.join(folder, "features.json"))
     return load_encoder(folder, declaration), config
@@ -85,3 +93,23 @@ def empty_batch(declaration: FeatureDeclaration, lists: int, candidates: int) ->
     batch["labels"] = tf.zeros([lists, candidates])
     batch["negatives"] = tf.zeros([lists, candidates])
     return batch
+
+
+def load_psad(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, PSAD, TrainConfig]:
+    """Restores the whole model, teacher included, of a run's best checkpoint.
+
+    Raises:
+        InputError: As `load_reranker`.
+    """
+    from psad_tf.models.psad import PSAD
+
+    encoder, config = load_parts(run_dir)
+    model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config)
+    model.rank(empty_batch(encoder.declaration, lists=1, candidates=config.data.list_sizes[0]))
+    path = best_checkpoint(run_dir)
+    try:
+        checkpoint = tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher)
+        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        raise InputError(f"{path}: does not fit the run's configuration: {str(error)[:200]}") from None
+    return encoder, model, config

@@ -1,0 +1,89 @@
+"""Adam with a learning rate of its own for embedding tables."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from psad_tf.config import OptimizerConfig
+
+EMBEDDING_TABLE = "embedding_table"
+
+
+class WarmUp(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Linear rise, then constant: rate * min(1, (step + 1) / warmup_steps).
+
+    Args:
+        rate: The constant.
+        warmup_steps: Steps of the rise; 0 for none.
+    """
+
+    def __init__(self, rate: float, warmup_steps: int) -> None:
+        self.rate = rate
+        self.warmup_steps = warmup_steps
+
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
+        rise = (tf.cast(step, tf.float32) + 1.0) / max(self.warmup_steps, 1)
+        return self.rate * tf.minimum(1.0, rise)
+
+    def get_config(self) -> dict[str, float]:
+        return {"rate": self.rate, "warmup_steps": self.warmup_steps}
+
+
+class TwoRateAdam(tf.keras.optimizers.Adam):
+    """Adam in which variables named `embedding_table*` learn at another rate.
+
+    One optimizer rather than two in TFRS's `CompositeOptimizer`: that one takes legacy Keras optimizers
+    only, and loss scaling and clipping by the global norm need to see every gradient at once.
+
+    A table whose gradient is sparse is updated lazily: only the rows that a batch touched change, with
+    their moments, so a step's cost does not grow with the vocabulary.
+
+    Args:
+        embedding_ratio: Rate of the tables over that of the other variables.
+        **options: Of `tf.keras.optimizers.Adam`.
+    """
+
+    def __init__(self, embedding_ratio: float = 1.0, **options: object) -> None:
+        super().__init__(**options)
+        self.embedding_ratio = embedding_ratio
+
+    def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
+        """One Adam step: v <- v - rate * m_hat / (sqrt(v_hat) + epsilon)."""
+        step = tf.cast(self.iterations + 1, variable.dtype)
+        rate = tf.convert_to_tensor(tf.cast(self.learning_rate, variable.dtype))
+        if EMBEDDING_TABLE in variable.name:
+            rate = rate * self.embedding_ratio
+        correction = tf.sqrt(1.0 - tf.pow(self.beta_2, step)) / (1.0 - tf.pow(self.beta_1, step))
+        index = self._index_dict[self._var_key(variable)]
+        first, second = self._momentums[index], self._velocities[index]
+        if isinstance(gradient, tf.IndexedSlices):
+            rows, values = gradient.indices, gradient.values
+            new_first = tf.gather(first, rows) * self.beta_1 + values * (1.0 - self.beta_1)
+            new_second = tf.gather(second, rows) * self.beta_2 + tf.square(values) * (1.0 - self.beta_2)
+            first.scatter_update(tf.IndexedSlices(new_first, rows))
+            second.scatter_update(tf.IndexedSlices(new_second, rows))
+            change = rate * correction * new_first / (tf.sqrt(new_second) + self.epsilon)
+            variable.scatter_sub(tf.IndexedSlices(change, rows))
+            return
+        first.assign_add((gradient - first) * (1.0 - self.beta_1))
+        second.assign_add((tf.square(gradient) - second) * (1.0 - self.beta_2))
+        variable.assign_sub(rate * correction * first / (tf.sqrt(second) + self.epsilon))
+
+    def get_config(self) -> dict[str, object]:
+        return {**super().get_config(), "embedding_ratio": self.embedding_ratio}
+
+
+def make_optimizer(config: OptimizerConfig, mixed_precision: str = "float32") -> tf.keras.optimizers.Optimizer:
+    """The optimizer of a configuration; with float16 it also scales the loss."""
+    optimizer = TwoRateAdam(
+        embedding_ratio=config.embedding_learning_rate / config.learning_rate,
+        learning_rate=WarmUp(config.learning_rate, config.warmup_steps),
+        global_clipnorm=config.clip_norm,
+        weight_decay=config.weight_decay or None,
+        jit_compile=False,  # the whole train step is compiled instead
+    )
+    if config.weight_decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "beta", "gamma", "position_bases", "scale"])
+    if mixed_precision == "float16":
+        return tf.keras.mixed_precision.LossScaleOptimizer(optimizer)
+    return optimizer

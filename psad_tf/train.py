@@ -1,0 +1,350 @@
+"""Training: epochs of the compiled train step, validation, early stopping, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from psad_tf.config import TrainConfig
+from psad_tf.errors import InputError
+from psad_tf.evaluate import Evaluator
+from psad_tf.features import FeatureDeclaration, load_json
+from psad_tf.files import replaced_file
+from psad_tf.input_pipeline import FeatureEncoder, ListDataset, check_lists, load_encoder, load_manifest
+from psad_tf.models.psad import PSAD
+from psad_tf.optimizer import make_optimizer
+from psad_tf.runs import empty_batch
+
+SELECTION_METRIC = "ndcg@10"
+
+
+class TrainingDiverged(InputError):
+    """The loss is not a finite number any more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a run made.
+
+    Attributes:
+        run_dir: The run folder.
+        best_epoch: The epoch, from 1, whose weights were kept.
+        metrics: Validation metrics of that epoch, {model: {metric: value}}.
+        epochs: Epochs run.
+    """
+
+    run_dir: str
+    best_epoch: int
+    metrics: Mapping[str, Mapping[str, float]]
+    epochs: int
+
+
+def train(
+    lists_dir: str | os.PathLike[str],
+    run_dir: str | os.PathLike[str],
+    config: TrainConfig,
+    *,
+    declaration: FeatureDeclaration | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    verbose: bool = True,
+) -> TrainResult:
+    """Trains teacher and student together and writes a run folder.
+
+    Works in `<run_dir>.partial` and renames it to `run_dir` at the end, so a run folder is always whole.
+    A run that was stopped is continued with `resume`: weights, optimizer, ramp and place in the data are
+    as they were, so it ends in the same weights as a run that was not stopped.
+
+    Args:
+        lists_dir: What `psad preprocess` wrote.
+        run_dir: Folder to make.
+        config: The run's configuration.
+        declaration: The features; None takes the list folder's own.
+        resume: Continue `<run_dir>.partial`.
+        overwrite: Replace an existing run, or drop an unfinished one.
+        verbose: Show a progress bar and a line an epoch.
+
+    Returns:
+        Where the run is and how good it is.
+
+    Raises:
+        InputError: The lists do not fit the declaration or are damaged; the run exists already; the
+            unfinished run has another configuration.
+        TrainingDiverged: The loss became NaN or infinite.
+    """
+    run_dir = os.fspath(run_dir)
+    manifest = load_manifest(lists_dir)
+    if declaration is None:
+        declaration = FeatureDeclaration.from_dict(manifest.get("declaration"), f"{lists_dir}: declaration")
+    check_lists(lists_dir, declaration)
+    encoder = load_encoder(lists_dir, declaration)
+    work_dir = _work_folder(run_dir, lists_dir, encoder, config, resume, overwrite)
+    tf.keras.utils.set_random_seed(config.seed)
+    policy = {"float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}.get(config.mixed_precision, "float32")
+    before = tf.keras.mixed_precision.global_policy()
+    tf.keras.mixed_precision.set_global_policy(policy)
+    try:
+        training = ListDataset(lists_dir, "train", encoder, config.data)
+        validation = ListDataset(lists_dir, "valid", encoder, config.data)
+        tutor = None
+        if config.distillation.enabled and config.distillation.mode == "offline":
+            tutor = _train_tutor(encoder, config, training, validation, work_dir, verbose)
+        model = build_model(encoder, config, tutor)
+        trainer = _Trainer(model, config, training, validation, work_dir, verbose)
+        best = trainer.run()
+    except tf.errors.ResourceExhaustedError as error:
+        raise InputError(f"{work_dir}: the disk or memory is full ({error.message[:150]})") from None
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+        from psad_tf.input_pipeline import explain
+
+        raise InputError(f"{os.fspath(lists_dir)}: a record cannot be read: {explain(error)}") from None
+    finally:
+        tf.keras.mixed_precision.set_global_policy(before)
+    metrics = trainer.history[best - 1]["valid"]
+    _write_json(
+        os.path.join(work_dir, "metrics.json"),
+        {"best_epoch": best, "epochs": len(trainer.history), "valid": metrics},
+    )
+    _finish(work_dir, run_dir)
+    return TrainResult(run_dir, best, metrics, len(trainer.history))
+
+
+def build_model(encoder: FeatureEncoder, config: TrainConfig, tutor: PSAD | None = None) -> PSAD:
+    """Makes the model, its variables and its optimizer, compiled for training."""
+    model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config, tutor)
+    model.rank(empty_batch(encoder.declaration, lists=1, candidates=config.data.list_sizes[0]))
+    if tutor is not None:
+        model.teacher.trainable = False
+    model.compile(
+        optimizer=make_optimizer(config.optimizer, config.mixed_precision), jit_compile=config.jit_compile
+    )
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def _train_tutor(
+    encoder: FeatureEncoder,
+    config: TrainConfig,
+    training: ListDataset,
+    validation: ListDataset,
+    work_dir: str,
+    verbose: bool,
+) -> PSAD:
+    """Offline distillation's first half: a teacher trained alone, to be frozen."""
+    alone = dataclasses.replace(
+        config,
+        loss=dataclasses.replace(config.loss, student_weight=0.0),
+        distillation=dataclasses.replace(config.distillation, enabled=False),
+    )
+    folder = os.path.join(work_dir, "tutor")
+    os.makedirs(folder, exist_ok=True)
+    model = build_model(encoder, alone)
+    trainer = _Trainer(model, alone, training, validation, folder, verbose, selects="teacher")
+    trainer.run()
+    checkpoint = tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher)
+    checkpoint.restore(tf.train.latest_checkpoint(os.path.join(folder, "best"))).expect_partial()
+    return model
+
+
+class _Trainer:
+    """The loop over epochs of one model, in one work folder."""
+
+    def __init__(
+        self,
+        model: PSAD,
+        config: TrainConfig,
+        training: ListDataset,
+        validation: ListDataset,
+        work_dir: str,
+        verbose: bool,
+        selects: str = "student",
+    ) -> None:
+        self.model = model
+        self.config = config
+        self.training = training
+        self.work_dir = work_dir
+        self.verbose = verbose
+        self.selects = selects
+        self.evaluator = Evaluator(validation, model.rank, config.jit_compile)
+        self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.batch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.best = tf.Variable(-1.0, dtype=tf.float64, trainable=False)
+        self.best_epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        progress = tf.train.Checkpoint(
+            model=model,
+            optimizer=model.optimizer,
+            epoch=self.epoch,
+            batch=self.batch,
+            best=self.best,
+            best_epoch=self.best_epoch,
+        )
+        self.checkpoints = tf.train.CheckpointManager(
+            progress, os.path.join(work_dir, "checkpoints"), max_to_keep=config.keep_checkpoints
+        )
+        self.best_checkpoints = tf.train.CheckpointManager(
+            tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher),
+            os.path.join(work_dir, "best"),
+            max_to_keep=1,
+        )
+        self.history: list[dict[str, Any]] = []
+
+    def run(self) -> int:
+        """Trains to the end; gives the best epoch, from 1."""
+        if self.checkpoints.latest_checkpoint:
+            self.checkpoints.checkpoint.restore(self.checkpoints.latest_checkpoint).assert_consumed()
+            done = int(self.epoch.numpy())
+            self.history = load_json(os.path.join(self.work_dir, "history.json"))[:done] if done else []
+            if self.verbose:
+                print(f"Resuming at epoch {done + 1}, step {int(self.model.step.numpy())}")
+        writer = tf.summary.create_file_writer(os.path.join(self.work_dir, "logs"))
+        while int(self.epoch.numpy()) < self.config.epochs and not self._patience_is_over():
+            self._epoch(writer)
+        writer.close()
+        return int(self.best_epoch.numpy())
+
+    def _patience_is_over(self) -> bool:
+        waited = int(self.epoch.numpy()) - int(self.best_epoch.numpy())
+        return self.config.patience > 0 and waited >= self.config.patience
+
+    def _epoch(self, writer: tf.summary.SummaryWriter) -> None:
+        started = time.perf_counter()
+        epoch, skip = int(self.epoch.numpy()), int(self.batch.numpy())
+        batches = self.training.training_batches(self.config.seed, epoch)
+        if skip:
+            batches = batches.skip(skip)
+        steps = self.training.steps_per_epoch
+        if steps == 0:
+            raise InputError(
+                f"data.batch_size: {self.config.data.batch_size} is more than the "
+                f"{self.training.count} training lists"
+            )
+        watch = _StepCallback(self)
+        fitted = None
+        if steps is None or skip < steps:
+            bar = 0 if not self.verbose else (1 if sys.stdout.isatty() else 2)
+            fitted = self.model.fit(
+                batches, epochs=epoch + 1, initial_epoch=epoch, verbose=bar, callbacks=[watch]
+            )
+        losses = {} if fitted is None else {key: float(v[-1]) for key, v in fitted.history.items()}
+        evaluation = self.evaluator.run().means()
+        quality = evaluation[self.selects][SELECTION_METRIC]
+        self.epoch.assign(epoch + 1)
+        self.batch.assign(0)
+        if quality > float(self.best.numpy()):
+            self.best.assign(quality)
+            self.best_epoch.assign(epoch + 1)
+            self.best_checkpoints.save(checkpoint_number=epoch + 1)
+        seconds = round(time.perf_counter() - started, 2)
+        self.history.append(
+            {"epoch": epoch + 1, "losses": losses, "valid": evaluation, "seconds": seconds}
+        )
+        _write_json(os.path.join(self.work_dir, "history.json"), self.history)
+        self.checkpoints.save(checkpoint_number=int(self.model.step.numpy()))
+        self._summarize(writer, losses, evaluation)
+        if self.verbose:
+            row = "  ".join(f"{name} {each[SELECTION_METRIC]:.4f}" for name, each in evaluation.items())
+            print(f"epoch {epoch + 1}: validation NDCG@10  {row}  ({seconds:.1f} s)", flush=True)
+
+    def _summarize(
+        self,
+        writer: tf.summary.SummaryWriter,
+        losses: Mapping[str, float],
+        evaluation: Mapping[str, Mapping[str, float]],
+    ) -> None:
+        with writer.as_default(step=int(self.model.step.numpy())):
+            for name, value in losses.items():
+                tf.summary.scalar(f"train/{name}", value)
+            for model, metrics in evaluation.items():
+                for metric, value in metrics.items():
+                    tf.summary.scalar(f"valid/{model}/{metric}", value)
+        writer.flush()
+
+    def diverged(self, step: int, terms: Mapping[str, float]) -> TrainingDiverged:
+        """Saves the batch that did it and says so."""
+        batches = self.training.training_batches(self.config.seed, int(self.epoch.numpy()))
+        path = os.path.join(self.work_dir, "diverged_batch.npz")
+        for batch in batches.skip(int(self.batch.numpy()) - 1).take(1):
+            np.savez_compressed(path, **{key: value.numpy() for key, value in batch.items()})
+        listed = ", ".join(f"{key} {value:g}" for key, value in terms.items())
+        return TrainingDiverged(
+            f"training diverged at step {step}: {listed}; the batch is in {path}, the last good "
+            f"checkpoint in {self.checkpoints.directory}; lower optimizer.learning_rate or clip_norm"
+        )
+
+
+class _StepCallback(tf.keras.callbacks.Callback):
+    """After each step: stop on a loss that is no number, count the batch, write checkpoints."""
+
+    def __init__(self, trainer: _Trainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
+        trainer = self.trainer
+        trainer.batch.assign_add(1)
+        terms = dict(logs or {})
+        if not np.isfinite(terms.get("loss", 0.0)):
+            raise trainer.diverged(int(trainer.model.step.numpy()), terms)
+        every = trainer.config.checkpoint_steps
+        if every and int(trainer.model.step.numpy()) % every == 0:
+            trainer.checkpoints.save(checkpoint_number=int(trainer.model.step.numpy()))
+
+
+def _work_folder(
+    run_dir: str,
+    lists_dir: str | os.PathLike[str],
+    encoder: FeatureEncoder,
+    config: TrainConfig,
+    resume: bool,
+    overwrite: bool,
+) -> str:
+    """Makes or reopens `<run_dir>.partial` with everything but weights in it."""
+    work_dir = f"{run_dir.rstrip(os.sep)}.partial"
+    if os.path.exists(run_dir) and not overwrite:
+        raise InputError(f"{run_dir}: exists already; choose another folder or add --overwrite")
+    if os.path.exists(work_dir):
+        if resume:
+            previous = load_json(os.path.join(work_dir, "config.json"))
+            if previous != json.loads(json.dumps(config.to_dict())):
+                raise InputError(f"{work_dir}: was started with another configuration; it cannot be resumed")
+            return work_dir
+        if not overwrite:
+            raise InputError(f"{work_dir}: an unfinished run; add --resume to go on or --overwrite to drop it")
+        shutil.rmtree(work_dir)
+    elif resume:
+        raise InputError(f"{work_dir}: no unfinished run to resume")
+    os.makedirs(work_dir)
+    source = os.fspath(lists_dir)
+    shutil.copytree(os.path.join(source, "vocabularies"), os.path.join(work_dir, "vocabularies"))
+    shutil.copyfile(os.path.join(source, "statistics.json"), os.path.join(work_dir, "statistics.json"))
+    shutil.copyfile(os.path.join(source, "manifest.json"), os.path.join(work_dir, "lists_manifest.json"))
+    _write_json(os.path.join(work_dir, "features.json"), encoder.declaration.to_dict())
+    _write_json(os.path.join(work_dir, "config.json"), config.to_dict())
+    return work_dir
+
+
+def _finish(work_dir: str, run_dir: str) -> None:
+    if os.path.exists(run_dir):
+        old = f"{work_dir}.old"
+        os.rename(run_dir, old)
+        os.rename(work_dir, run_dir)
+        shutil.rmtree(old)
+    else:
+        os.rename(work_dir, run_dir)
+
+
+def _write_json(path: str, data: Any) -> None:
+    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=1)
+        file.write("\n")
+
+
