@@ -1,0 +1,1 @@
+"""The Beam job: from raw logs of any size to training lists."""

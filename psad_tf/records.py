@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -45,6 +44,8 @@ FEATURES_FILE = "features.json"
 # 1e11 seconds is the year 5138, 1e11 milliseconds is 1973: a larger number is not in seconds.
 LARGEST_TIME = 10**11
 LONGEST_ID = 1024
+# Numbers are stored as 32-bit floats.
+LARGEST_NUMBER = 3.4e38
 
 Value = str | int | float | list[str]
 
@@ -243,7 +244,7 @@ def _check_candidate(candidate: Any, index: int) -> str:
     if not (isinstance(item_id, str) and 0 < len(item_id) <= LONGEST_ID):
         _check_id(candidate, "item_id", f"candidates[{index}].")
     score = candidate.get("initial_score")
-    if not (type(score) is float and math.isfinite(score)):
+    if not (type(score) is float and -LARGEST_NUMBER < score < LARGEST_NUMBER):
         if score is None:
             raise RecordError("missing_field", f"candidates[{index}].initial_score: is missing")
         _check_number(score, f"candidates[{index}].initial_score")
@@ -291,15 +292,17 @@ def _check_numbers(values: Any, where: str, index: int | None = None) -> None:
     if not isinstance(values, dict):
         raise RecordError("wrong_type", f"{_at(where, index)}: expected an object, got {_named(values)}")
     for name, value in values.items():
-        if value is not None and not (type(value) in (int, float) and -1e300 < value < 1e300):
+        if value is not None and not (
+            type(value) in (int, float) and -LARGEST_NUMBER < value < LARGEST_NUMBER
+        ):
             _check_number(value, f"{_at(where, index)}.{name}")
 
 
 def _check_number(value: Any, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RecordError("wrong_type", f"{where}: expected a number, got {_named(value)}")
-    if not -1e300 < value < 1e300:
-        raise RecordError("not_finite", f"{where}: {value!r:.40} is not a finite number")
+    if not -LARGEST_NUMBER < value < LARGEST_NUMBER:
+        raise RecordError("not_finite", f"{where}: {value!r:.40} is not a finite 32-bit number")
 
 
 def _check_values(values: Any, where: str, index: int | None = None) -> None:

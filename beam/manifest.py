@@ -1,0 +1,207 @@
+"""The end of the job: statistics, schema and manifest are written, and the files get their names."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from google.protobuf import text_format
+
+from beam.schema import record_schema
+from beam.sorted_runs import create
+from beam.transforms.presence import LABEL
+from beam.transforms.statistics import DenseSummary
+from beam.writers import PARTS
+from psad_tf.errors import InputError
+from psad_tf.features import AGE_SECONDS, HISTORY_PREFIX, SPLITS, FeatureDeclaration
+from psad_tf.records import IMPRESSIONS, INTERACTIONS, KINDS
+
+FORMAT = "psad-lists"
+VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class Reports:
+    """What the steps reported, added up."""
+
+    def __init__(self, reports: Iterable[tuple[str, Any]]) -> None:
+        self.counts: Counter[str] = Counter()
+        self.present: set[str] = set()
+        self.statistics: dict[str, DenseSummary] = {}
+        self.files: list[dict[str, Any]] = []
+        self.split_points: list[int | None] = [None, None]
+        for kind, payload in reports:
+            if kind == "counts":
+                self.counts.update(payload)
+            elif kind == "present":
+                self.present.update(payload)
+            elif kind == "file":
+                self.files.append(payload)
+            elif kind == "split_points":
+                self.split_points = list(payload)
+            elif kind == "statistics":
+                for key, fields in payload.items():
+                    self.statistics.setdefault(key, DenseSummary()).merge(DenseSummary(**fields))
+
+    def dropped(self, kind: str) -> dict[str, int]:
+        """Dead letters of a kind by reason."""
+        start = f"{kind}/dropped/"
+        return {
+            key.removeprefix(start): count
+            for key, count in sorted(self.counts.items())
+            if key.startswith(start)
+        }
+
+    def check(self, declaration: FeatureDeclaration) -> None:
+        """Refuses a result that nothing could be trained on.
+
+        Raises:
+            InputError: No list, no training list, or a declared feature or label that occurs in no record.
+        """
+        counts = self.counts
+        written = sum(counts[f"lists/{split}"] for split in SPLITS)
+        if not written:
+            dropped = self.dropped(IMPRESSIONS) or self.dropped("rows")
+            why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "the files are empty"
+            raise InputError(f"no impression can be used ({why})")
+        for feature in self._declared(declaration):
+            if feature not in self.present:
+                raise InputError(
+                    f"feature {feature!r} is declared but occurs in no record: "
+                    "correct its name in the declaration or add it to the logs"
+                )
+        if LABEL not in self.present:
+            names = ", ".join(sorted({repr(rule.feedback) for rule in declaration.label.grades}))
+            raise InputError(
+                f"label: no candidate has feedback {names}: correct the declaration's label rules"
+            )
+        if not counts["lists/train"]:
+            raise InputError(f"no list is in the train split ({written} in the others)")
+
+    def _declared(self, declaration: FeatureDeclaration) -> Iterable[str]:
+        yield from (feature.name for feature in declaration.context_categorical)
+        yield from (feature.name for feature in declaration.context_dense)
+        yield from (feature.name for feature in declaration.candidate_categorical)
+        yield from (feature.name for feature in declaration.candidate_dense)
+        if self.counts[f"{INTERACTIONS}/kept"]:
+            yield from (HISTORY_PREFIX + feature.name for feature in declaration.history.categorical)
+            for feature in declaration.history.dense:
+                if feature.name != AGE_SECONDS:
+                    yield HISTORY_PREFIX + feature.name
+
+    def manifest(
+        self, declaration: FeatureDeclaration, options: dict[str, Any], files: dict[str, dict[str, Any]]
+    ) -> dict[str, Any]:
+        """The manifest; its counts add up: read = written + dropped, for every kind of record."""
+        counts = self.counts
+        by_kind = {}
+        for kind in (*KINDS, "rows"):
+            entry: dict[str, Any] = {"read": counts[f"{kind}/read"], "dropped": self.dropped(kind)}
+            if kind == IMPRESSIONS:
+                entry["written"] = sum(counts[f"lists/{split}"] for split in SPLITS)
+                entry["truncated"] = counts["impressions/truncated"]
+            else:
+                entry["kept"] = counts[f"{kind}/kept"]
+            by_kind[kind] = entry
+        if not by_kind["rows"]["read"]:
+            del by_kind["rows"]
+        impressions = by_kind.pop(IMPRESSIONS)
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "lists": {split: counts[f"lists/{split}"] for split in SPLITS},
+            "candidates": {split: counts[f"candidates/{split}"] for split in SPLITS},
+            "counts": {**impressions, **by_kind},
+            "joins": {
+                name: counts[f"joins/{name}"]
+                for name in ("lists_without_history", "lists_without_user", "candidates_without_item")
+            },
+            "split_points": dict(zip(("valid_from", "test_from"), self.split_points, strict=True)),
+            "files": files,
+            "options": options,
+            "declaration": declaration.to_dict(),
+        }
+
+    def unaccounted(self) -> list[str]:
+        """Kinds of records whose counts do not add up; empty unless the job has a defect."""
+        counts = self.counts
+        wrong = []
+        for kind in (*KINDS, "rows"):
+            used = (
+                sum(counts[f"lists/{split}"] for split in SPLITS)
+                if kind == IMPRESSIONS
+                else counts[f"{kind}/kept"]
+            )
+            dropped = sum(self.dropped(kind).values())
+            if counts[f"{kind}/read"] != used + dropped:
+                wrong.append(f"{kind}: {counts[f'{kind}/read']} read, {used} used, {dropped} dropped")
+        return wrong
+
+
+def finish(
+    folder: str, reports: Reports, declaration: FeatureDeclaration, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Gives the written files their names and writes statistics, schema and, last, the manifest.
+
+    Args:
+        folder: The output folder, on any Beam file system.
+        reports: What the steps reported.
+        declaration: The features.
+        options: The job's options, for the manifest.
+
+    Returns:
+        The manifest.
+    """
+    files = {}
+    for info in sorted(reports.files, key=lambda info: info["name"]):
+        _rename(
+            FileSystems.join(folder, PARTS, info["part"]), FileSystems.join(folder, *info["name"].split("/"))
+        )
+        files[info["name"]] = {key: info[key] for key in ("sha256", "bytes", "records")}
+    statistics = {
+        key: reports.statistics.get(key, DenseSummary()).to_dict() for key in declaration.dense_keys
+    }
+    schema = record_schema(declaration)
+    texts = {
+        "statistics.json": (_json(statistics), len(statistics)),
+        "schema.pbtxt": (text_format.MessageToString(schema), len(schema.feature)),
+    }
+    for name, (text, records) in texts.items():
+        data = text.encode()
+        _write(FileSystems.join(folder, name), data)
+        files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "records": records}
+    manifest = reports.manifest(declaration, options, dict(sorted(files.items())))
+    _write(FileSystems.join(folder, MANIFEST), _json(manifest).encode())
+    return manifest
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write(path: str, data: bytes) -> None:
+    with contextlib.closing(create(path)) as file:
+        file.write(data)
+
+
+def _rename(source: str, target: str) -> None:
+    parent = FileSystems.split(target)[0]
+    with contextlib.suppress(Exception):
+        FileSystems.mkdirs(parent)
+    FileSystems.rename([source], [target])
+
+
+def read_json(path: str) -> Any:
+    """Reads JSON from any Beam file system."""
+    with contextlib.closing(
+        FileSystems.open(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
+    ) as file:
+        return json.loads(file.read())

@@ -1,0 +1,98 @@
+"""What the Beam job may be told: frozen, checked once, passed whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Literal
+
+from psad_tf.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitPolicy:
+    """Which lists train, validate and test.
+
+    A record's own `split` always decides. The other lists are split by time: from the moment `test_from` on
+    they are test lists, before it and from `valid_from` on they validate, before that they train.
+
+    Args:
+        valid_fraction: Share of the lists, by request time, that validate, where no moments are given.
+        test_fraction: Share that tests, the latest.
+        valid_from: Seconds since 1970 UTC; replaces the fractions, together with `test_from`.
+        test_from: Seconds since 1970 UTC.
+    """
+
+    valid_fraction: float = 0.1
+    test_fraction: float = 0.1
+    valid_from: int | None = None
+    test_from: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.valid_from is None) != (self.test_from is None):
+            raise InputError("split: give both valid_from and test_from, or neither")
+        if self.valid_from is not None and self.test_from is not None and self.valid_from > self.test_from:
+            raise InputError(f"split: valid_from {self.valid_from} is later than test_from {self.test_from}")
+        for name in ("valid_fraction", "test_fraction"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise InputError(f"split: {name} must be in [0, 1), got {value}")
+        if self.valid_fraction + self.test_fraction >= 1:
+            raise InputError("split: valid_fraction and test_fraction leave nothing to train on")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessOptions:
+    """Everything the job may be told beside its inputs, its output and the feature declaration.
+
+    Args:
+        split: Which lists train, validate and test.
+        num_shards: Files a split.
+        num_partitions: Parts the data is cut into between steps: the most workers a step can use.
+        vocabulary_min_count: A value seen less often in training lists is left to "out of vocabulary".
+        vocabulary_cap: The most values a vocabulary keeps, the most frequent.
+        long_lists: `drop` makes a list longer than the declaration's `max_candidates` a dead letter,
+            `truncate` keeps its best candidates of the initial ranker.
+        min_candidates: A shorter list is a dead letter.
+        session_gap_seconds: In logs without request ids, a pause of more than this starts a new list.
+        latest_time: Seconds; a later record is a dead letter. None means the moment the job starts.
+        compression_level: Of the gzip files, 1 (fast) to 9 (small).
+        buffer_bytes: Memory a worker may use to sort before it writes to disk.
+    """
+
+    split: SplitPolicy = SplitPolicy()
+    num_shards: int = 4
+    num_partitions: int = 8
+    vocabulary_min_count: int = 1
+    vocabulary_cap: int = 1_000_000
+    long_lists: Literal["drop", "truncate"] = "drop"
+    min_candidates: int = 1
+    session_gap_seconds: int = 1800
+    latest_time: int | None = None
+    compression_level: int = 4
+    buffer_bytes: int = 48 << 20
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_shards",
+            "num_partitions",
+            "vocabulary_min_count",
+            "vocabulary_cap",
+            "min_candidates",
+            "session_gap_seconds",
+            "buffer_bytes",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
+        if not 1 <= self.compression_level <= 9:
+            raise InputError(f"compression_level: must be 1 to 9, got {self.compression_level}")
+        if self.num_shards > 99_999:
+            raise InputError(f"num_shards: must be at most 99999, got {self.num_shards}")
+        if self.long_lists not in ("drop", "truncate"):
+            raise InputError(f"long_lists: {self.long_lists!r} is not 'drop' or 'truncate'")
+
+    def with_latest_time(self) -> PreprocessOptions:
+        """The same with `latest_time` set to now where it is None."""
+        if self.latest_time is not None:
+            return self
+        return dataclasses.replace(self, latest_time=int(time.time()))

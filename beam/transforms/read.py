@@ -1,0 +1,219 @@
+"""The first step: reads the raw records, checks them and sends each to where it is joined.
+
+| record      | sent as                                       | topic         |
+|-------------|-----------------------------------------------|---------------|
+| impression  | by request id, to find duplicates             | `requests`    |
+| row of a flat log | by request id, or by user and time       | `rows`        |
+| interaction | by user, in time order                        | `timeline`    |
+| user        | by user, before all times                     | `timeline`    |
+| item        | by item                                       | `items`       |
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import apache_beam as beam
+
+from beam.dead_letters import DeadLetters
+from beam.messages import Message, messages, partition_of, report
+from beam.options import PreprocessOptions
+from beam.sorted_runs import RunWriter
+from beam.sources import FileRange, RawRecord, read_range
+from beam.transforms.declared_types import DeclaredTypes
+from psad_tf.features import AGE_SECONDS, FeatureDeclaration
+from psad_tf.records import (
+    IMPRESSIONS,
+    INTERACTIONS,
+    ITEMS,
+    USERS,
+    RecordError,
+    check_attributes,
+    check_impression,
+    check_interaction,
+)
+
+REQUESTS = "requests"
+TIMELINE = "timeline"
+ITEM_ROWS = "items"
+
+# Order of a user's records of the same second: attributes, then requests, then what came of them.
+ATTRIBUTES, REQUEST, INTERACTION = 0, 1, 2
+_KEY = struct.Struct(">QB")
+_LENGTH = struct.Struct(">H")
+
+
+class ReadRecords(beam.PTransform):
+    """File ranges -> messages: sorted runs of checked records, dead letters and counts.
+
+    Args:
+        folder: Where sorted runs are written.
+        declaration: The features; a value of the wrong type for its feature makes a dead letter.
+        options: The job's options; `latest_time` is set.
+    """
+
+    def __init__(self, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
+        super().__init__()
+        self._arguments = (folder, declaration, options)
+
+    def expand(self, ranges: beam.PCollection) -> beam.PCollection:
+        return ranges | beam.ParDo(_ReadRecords(*self._arguments))
+
+
+class _ReadRecords(beam.DoFn):
+    def __init__(self, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
+        self._folder = folder
+        self._declaration = declaration
+        self._options = options
+
+    def process(self, file_range: FileRange) -> Iterable[Message]:
+        reader = _RangeReader(file_range, self._folder, self._declaration, self._options)
+        for record in read_range(file_range):
+            reader.take(record)
+        yield from reader.close()
+
+
+class _RangeReader:
+    """Checks and sends the records of one file range."""
+
+    def __init__(
+        self, file_range: FileRange, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions
+    ) -> None:
+        self._kind = file_range.kind
+        self._name = os.path.basename(file_range.path)
+        self._options = options
+        self._partitions = options.num_partitions
+        self._max_candidates = declaration.max_candidates
+        self._types = DeclaredTypes(declaration)
+        self._dead = DeadLetters(folder, options.num_partitions)
+        self._topic = {IMPRESSIONS: REQUESTS, ITEMS: ITEM_ROWS}.get(file_range.kind, TIMELINE)
+        self._runs = RunWriter(folder, self._topic, options.buffer_bytes)
+        self._counts: Counter[str] = Counter()
+        self._history_values = [
+            feature.name for feature in declaration.history.dense if feature.name != AGE_SECONDS
+        ]
+        self._pack_history = struct.Struct(f"<{len(self._history_values)}f").pack
+        self._take = {
+            IMPRESSIONS: self._take_impression,
+            INTERACTIONS: self._take_interaction,
+            USERS: self._take_user,
+            ITEMS: self._take_item,
+        }[file_range.kind]
+
+    def take(self, record: RawRecord) -> None:
+        self._counts[f"{self._kind}/read"] += 1
+        try:
+            if record.error is not None:
+                raise record.error
+            if not record.plain:
+                check_text(record.data, "")
+            self._take(record.data, record)
+        except RecordError as error:
+            self._dead.add(self._kind, error, f"{self._name}:{record.place}", record.data)
+        except Exception as error:
+            raise RuntimeError(
+                f"{self._name}:{record.place}: this {self._kind} record made an error"
+            ) from error
+
+    def close(self) -> Iterable[Message]:
+        yield from messages(self._topic, self._runs.close())
+        yield from self._dead.close()
+        yield report("counts", dict(self._counts))
+
+    def _take_impression(self, data: Any, record: RawRecord) -> None:
+        check_impression(data, self._options.latest_time)
+        candidates = data["candidates"]
+        if len(candidates) < self._options.min_candidates:
+            raise RecordError(
+                "too_few_candidates",
+                f"candidates: {len(candidates)}, at least {self._options.min_candidates}",
+            )
+        if len(candidates) > self._max_candidates:
+            if self._options.long_lists == "drop":
+                raise RecordError(
+                    "too_many_candidates", f"candidates: {len(candidates)}, at most {self._max_candidates}"
+                )
+            data["candidates"] = candidates[: self._max_candidates]
+            self._counts["impressions/truncated"] += 1
+        self._types.check_impression(data)
+        request_id = data["request_id"].encode()
+        source = f"{self._name}:{record.place}"
+        self._runs.add(
+            partition_of(request_id, self._partitions),
+            request_key(request_id, data["time"]),
+            marshal.dumps((source, data), 2),
+        )
+
+    def _take_interaction(self, data: Any, record: RawRecord) -> None:
+        check_interaction(data, self._options.latest_time)
+        feedback = data.get("feedback") or {}
+        values = []
+        for name in self._history_values:
+            value = feedback.get(name)
+            values.append(float("nan") if value is None else value)
+        user_id, item_id = data["user_id"].encode(), data["item_id"].encode()
+        self._runs.add(
+            partition_of(user_id, self._partitions),
+            timeline_key(user_id, data["time"], INTERACTION, item_id),
+            self._pack_history(*values) + item_id,
+        )
+
+    def _take_user(self, data: Any, record: RawRecord) -> None:
+        check_attributes(data, "user_id")
+        self._types.check_user(data)
+        user_id = data["user_id"].encode()
+        self._runs.add(
+            partition_of(user_id, self._partitions),
+            timeline_key(user_id, 0, ATTRIBUTES, b""),
+            marshal.dumps((f"{self._name}:{record.place}", data), 2),
+        )
+
+    def _take_item(self, data: Any, record: RawRecord) -> None:
+        check_attributes(data, "item_id")
+        self._types.check_item(data)
+        self._runs.add(0, data["item_id"].encode(), marshal.dumps((f"{self._name}:{record.place}", data), 2))
+
+
+def request_key(request_id: bytes, time: int) -> bytes:
+    """Sorts a request's copies together, the earliest first."""
+    return _LENGTH.pack(len(request_id)) + request_id + time.to_bytes(8, "big")
+
+
+def timeline_key(user_id: bytes, time: int, order: int, rest: bytes) -> bytes:
+    """Sorts a user's records together, in time order."""
+    return _LENGTH.pack(len(user_id)) + user_id + _KEY.pack(time, order) + rest
+
+
+def split_timeline_key(key: bytes) -> tuple[bytes, int, int]:
+    """(user id, time, order) of a `timeline_key`."""
+    end = 2 + int.from_bytes(key[:2], "big")
+    time, order = _KEY.unpack_from(key, end)
+    return key[2:end], time, order
+
+
+def check_text(value: Any, where: str) -> None:
+    """Refuses text that a vocabulary file cannot hold: line breaks and halves of surrogate pairs.
+
+    Raises:
+        RecordError: Naming the key.
+    """
+    if isinstance(value, str):
+        if "\n" in value or "\r" in value:
+            raise RecordError("line_break", f"{where}: holds a line break")
+        if not value.isascii():
+            try:
+                value.encode("utf-8")
+            except UnicodeEncodeError:
+                raise RecordError("not_utf8", f"{where}: cannot be written as UTF-8") from None
+    elif isinstance(value, dict):
+        for key, each in value.items():
+            check_text(key, where)
+            check_text(each, f"{where}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for index, each in enumerate(value):
+            check_text(each, f"{where}[{index}]")

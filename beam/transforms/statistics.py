@@ -1,0 +1,146 @@
+"""Dense statistics in one pass, exact, so that no order of adding changes them.
+
+Sums of floats depend on their order, and a job's order depends on its workers. So sums are kept without
+rounding, as a short list of floats whose exact sum is the exact total (a *floating-point expansion*);
+`math.fsum` gives the correctly rounded sum, and what it rounded away is summed again until nothing is left.
+Values are 32-bit floats, as the model reads them, whose squares are exact in 64 bits. Mean and variance then
+come from exact fractions:
+
+    mean = S1 / n        variance = (S2 - S1² / n) / n
+
+where S1 and S2 are the sums of the values and of their squares.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+_WAITING = 1 << 15
+
+
+def exact_sum(values: Iterable[float]) -> list[float]:
+    """Floats of decreasing size whose exact sum is the exact sum of the values.
+
+    Example:
+        >>> exact_sum([1e16, 1.0, 1e-16])
+        [1e+16, 1.0, 1e-16]
+    """
+    left = list(values)
+    parts: list[float] = []
+    while True:
+        rounded = math.fsum(left)
+        if rounded == 0.0:
+            return parts
+        parts.append(rounded)
+        left.append(-rounded)
+
+
+@dataclasses.dataclass
+class DenseSummary:
+    """Count, missing, sums and range of one dense feature; two are merged by `merge`.
+
+    Attributes:
+        count: Values, the missing ones among them.
+        missing: NaNs.
+        total: The exact sum, as `exact_sum` gives it.
+        squares: The exact sum of squares.
+        smallest: Infinity where there is no value.
+        largest: Minus infinity where there is no value.
+    """
+
+    count: int = 0
+    missing: int = 0
+    total: list[float] = dataclasses.field(default_factory=list)
+    squares: list[float] = dataclasses.field(default_factory=list)
+    smallest: float = math.inf
+    largest: float = -math.inf
+
+    def add(self, values: np.ndarray) -> None:
+        """Adds 32-bit floats, NaN where missing."""
+        there = values[~np.isnan(values)].astype(np.float64)
+        self.count += len(values)
+        self.missing += len(values) - len(there)
+        if len(there):
+            self.total = exact_sum([*self.total, *there.tolist()])
+            self.squares = exact_sum([*self.squares, *(there * there).tolist()])
+            self.smallest = min(self.smallest, float(there.min()))
+            self.largest = max(self.largest, float(there.max()))
+
+    def merge(self, other: DenseSummary) -> None:
+        """Adds what another summary has seen."""
+        self.count += other.count
+        self.missing += other.missing
+        self.total = exact_sum([*self.total, *other.total])
+        self.squares = exact_sum([*self.squares, *other.squares])
+        self.smallest = min(self.smallest, other.smallest)
+        self.largest = max(self.largest, other.largest)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of `statistics.json`: count, missing, mean, std, min and max.
+
+        `std` is 1.0 where all values are equal; mean, min and max are 0.0 where there is no value.
+        """
+        n = self.count - self.missing
+        if n == 0:
+            return {
+                "count": self.count,
+                "missing": self.missing,
+                "mean": 0.0,
+                "std": 1.0,
+                "min": 0.0,
+                "max": 0.0,
+            }
+        first = sum(map(Fraction, self.total), Fraction(0))
+        second = sum(map(Fraction, self.squares), Fraction(0))
+        variance = (second - first * first / n) / n
+        return {
+            "count": self.count,
+            "missing": self.missing,
+            "mean": float(first / n),
+            "std": math.sqrt(variance) or 1.0 if self.smallest < self.largest else 1.0,
+            "min": self.smallest,
+            "max": self.largest,
+        }
+
+
+class DenseStatistics:
+    """Summaries of several dense features, filled value by value.
+
+    Args:
+        keys: The features' names on the wire.
+        logarithmic: For each, whether log(1 + max(x, 0)) is summarized instead of x.
+    """
+
+    def __init__(self, keys: Sequence[str], logarithmic: Sequence[bool]) -> None:
+        self._keys = tuple(keys)
+        self._logarithmic = tuple(logarithmic)
+        self._waiting: tuple[list[float], ...] = tuple([] for _ in keys)
+        self._summaries = tuple(DenseSummary() for _ in keys)
+
+    def add(self, index: int, values: Iterable[float]) -> None:
+        """Adds values of the feature `keys[index]`."""
+        waiting = self._waiting[index]
+        waiting.extend(values)
+        if len(waiting) >= _WAITING:
+            self._empty(index)
+
+    def close(self) -> dict[str, dict[str, Any]]:
+        """The summaries' fields by key."""
+        for index in range(len(self._keys)):
+            self._empty(index)
+        return {key: dataclasses.asdict(each) for key, each in zip(self._keys, self._summaries, strict=True)}
+
+    def _empty(self, index: int) -> None:
+        values = np.asarray(self._waiting[index], np.float64).astype(np.float32)
+        self._waiting[index].clear()
+        if self._logarithmic[index]:
+            # Rounded to 32 bits again, as the model computes it; the float64 logarithm is right to the last
+            # bit kept.
+            values = np.log1p(np.maximum(values.astype(np.float64), 0.0)).astype(np.float32)
+        self._summaries[index].add(values)
