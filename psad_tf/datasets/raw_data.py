@@ -1,0 +1,68 @@
+"""A data set as raw records, and writing it as a raw data folder (the format is in `psad_tf/records.py`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from psad_tf.features import FeatureDeclaration
+from psad_tf.files import replaced_directory
+from psad_tf.records import (
+    FEATURES_FILE,
+    IMPRESSIONS,
+    INTERACTIONS,
+    ITEMS,
+    USERS,
+    Impression,
+    Interaction,
+    write_json_lines,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RawData:
+    """What every reader yields.
+
+    Args:
+        declaration: Names and kinds of the features, and how feedback becomes a label.
+        impressions: The lists, each in the initial ranker's order.
+        interactions: Past interactions of the users, of which the histories are made.
+        users: Objects with `user_id` and attributes.
+        items: Objects with `item_id` and attributes.
+    """
+
+    declaration: FeatureDeclaration
+    impressions: Iterable[Impression]
+    interactions: Iterable[Interaction]
+    users: Iterable[Mapping[str, Any]]
+    items: Iterable[Mapping[str, Any]]
+
+
+def write_raw_data(data: RawData, output_dir: str | os.PathLike[str]) -> dict[str, int]:
+    """Writes a raw data folder; an existing one is replaced when the new one is whole.
+
+    Returns:
+        Number of records of each kind, by the kind's name.
+    """
+    with replaced_directory(output_dir) as folder:
+        counts = {
+            kind: write_json_lines(os.path.join(folder, f"{kind}.jsonl"), records)
+            for kind, records in (
+                (IMPRESSIONS, (each.to_dict() for each in data.impressions)),
+                (INTERACTIONS, (each.to_dict() for each in data.interactions)),
+                (USERS, data.users),
+                (ITEMS, data.items),
+            )
+        }
+        write_declaration(data.declaration, folder)
+    return counts
+
+
+def write_declaration(declaration: FeatureDeclaration, folder: str) -> None:
+    """Writes `features.json` into a raw data folder that is being made."""
+    with open(os.path.join(folder, FEATURES_FILE), "w", encoding="utf-8") as file:
+        json.dump(declaration.to_dict(), file, indent=2)
+        file.write("\n")
