@@ -237,12 +237,15 @@ def listwise_loss(scores: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.T
 
     Returns:
         A float32 scalar.
+
+    >>> scores, labels = tf.constant([[0.0, 0.0], [9.0, 9.0]]), tf.constant([[1.0, 0.0], [0.0, 0.0]])
+    >>> round(float(listwise_loss(scores, labels, tf.constant([[True] * 2] * 2))), 4)
+    0.6931
     """
     gains = tf.where(mask, tf.pow(2.0, labels) - 1.0, 0.0)
-    total = tf.reduce_sum(gains, -1, keepdims=True)
     loss = losses_impl.SoftmaxLoss(name="listwise")
-    losses, _ = loss.compute_unreduced_loss(tf.math.divide_no_nan(gains, total), scores, mask)
-    positive = tf.cast(total > 0.0, tf.float32)
+    losses, total_gains = loss.compute_unreduced_loss(gains, scores, mask)  # [batch] each
+    positive = tf.cast(total_gains > 0.0, tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum(losses * positive), tf.reduce_sum(positive))
 
 

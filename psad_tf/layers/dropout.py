@@ -1,10 +1,43 @@
-"""Dropout whose randomness is an argument, so that a training step is a function of its inputs."""
+"""Randomness that is an argument, so that a training step is a function of its inputs."""
 
 from __future__ import annotations
 
 import zlib
 
 import tensorflow as tf
+
+
+def hashed_uniform(shape: tf.Tensor, seed: tf.Tensor, label: str) -> tf.Tensor:
+    """Numbers in [0, 1) that depend on seed, label and place alone.
+
+    u_i = h(h(i + s_0) xor s_1 xor crc32(label)) / 2^32, h a 32-bit integer hash (two xor-shift-multiply
+    rounds). TensorFlow's stateless generators give other numbers under XLA than outside it; integer
+    arithmetic gives the same everywhere, so a compiled step can be checked against a plain one.
+
+    Args:
+        shape: int32 [rank].
+        seed: int32 [2].
+        label: Tells one use of a seed from another.
+
+    Returns:
+        float32 of `shape`.
+
+    Reference: the hash is "lowbias32" of C. Wellons' hash prospector.
+    """
+    seed = tf.bitcast(seed, tf.uint32)
+    place = tf.cast(tf.range(tf.reduce_prod(shape)), tf.uint32)
+    salt = tf.constant(zlib.crc32(label.encode()), tf.uint32)
+    bits = _hash32(place + _hash32(seed[0]))
+    bits = _hash32(tf.bitwise.bitwise_xor(bits, tf.bitwise.bitwise_xor(_hash32(seed[1]), salt)))
+    top = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32)  # 24 bits: exact
+    return tf.reshape(tf.cast(top, tf.float32) * 2.0**-24, shape)
+
+
+def _hash32(x: tf.Tensor) -> tf.Tensor:
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97), (15, 1)):
+        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
+        x = x * tf.constant(factor, tf.uint32)
+    return x
 
 
 class SeededDropout(tf.keras.layers.Layer):
@@ -28,10 +61,7 @@ class SeededDropout(tf.keras.layers.Layer):
         """Drops values of `inputs` (any shape) by `seed` (int32 [2]); None passes them all."""
         if seed is None or self.rate == 0.0:
             return inputs
-        salt = zlib.crc32(self.label.encode()) & 0x7FFFFFFF
-        own = tf.stack([seed[0] ^ salt, seed[1]])
-        uniform = tf.random.stateless_uniform(tf.shape(inputs), own, alg="philox")
-        keep = tf.cast(uniform >= self.rate, inputs.dtype)
+        keep = tf.cast(hashed_uniform(tf.shape(inputs), seed, self.label) >= self.rate, inputs.dtype)
         return inputs * keep / tf.cast(1.0 - self.rate, inputs.dtype)
 
     def get_config(self) -> dict[str, object]:

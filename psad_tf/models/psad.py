@@ -11,6 +11,7 @@ from psad_tf import losses
 from psad_tf.config import TrainConfig
 from psad_tf.decoding import Decoded
 from psad_tf.features import INITIAL_RANK, FeatureDeclaration
+from psad_tf.layers.dropout import hashed_uniform
 from psad_tf.layers.user_profile_network import UserProfile
 from psad_tf.models.student import Reranker
 from psad_tf.models.teacher import Memory, Teacher
@@ -194,7 +195,7 @@ class PSAD(tf.keras.Model):
         """
         step = tf.cast(self.step, tf.int32)
         seed = tf.stack([tf.constant(self.config.seed, tf.int32), step])
-        ties = tf.random.stateless_uniform(tf.shape(data["labels"]), seed, alg="philox")
+        ties = hashed_uniform(tf.shape(data["labels"]), seed, "ties")
         weight = self.config.distillation.weight * losses.ramp(self.step, self.config.distillation.ramp_steps)
         with tf.GradientTape() as tape:
             terms = self.compute_losses(data, seed, ties, weight)

@@ -1,0 +1,104 @@
+"""Losses: hand-computed cases, masks, and what must not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from psad_tf import losses
+
+
+def test_slot_targets_sum_to_one_at_filled_slots_and_zero_past_the_end():
+    labels = tf.constant([[1.0, 0.0, 2.0, 0.0]])
+    mask = tf.constant([[True, True, True, False]])
+    order = losses.ideal_order(labels, mask, tf.zeros([1, 4]), 4)
+    targets, weights = losses.slot_targets(labels, losses.slot_availability(order, mask, 2), order)
+    np.testing.assert_array_equal(order, [[2, 0, 1, -1]])
+    np.testing.assert_allclose(tf.reduce_sum(targets, -1), [[1.0, 1.0, 1.0, 0.0]])
+    np.testing.assert_allclose(weights, [[1.0, 1 / np.log2(3), 0.0, 0.0]], rtol=1e-6)
+
+
+def test_slot_cross_entropy_of_a_hand_computed_case():
+    labels, mask, order = tf.constant([[1.0, 0.0]]), tf.ones([1, 2], tf.bool), tf.constant([[0, 1]])
+    available = losses.slot_availability(order, mask, 1)
+    targets, weights = losses.slot_targets(labels, available, order)
+    logits = tf.constant([[[np.log(3.0), 0.0], [0.0, 0.0]]], tf.float32)
+    loss = losses.slot_cross_entropy(logits, available, targets, weights)
+    assert float(loss) == pytest.approx(np.log(4 / 3), rel=1e-5)
+
+
+def test_unlikelihood_counts_only_explicit_negatives():
+    available = tf.ones([1, 1, 2], tf.bool)
+    logits, weights = tf.zeros([1, 1, 2]), tf.ones([1, 1])
+    some = losses.unlikelihood(logits, available, tf.constant([[0.0, 1.0]]), weights)
+    none = losses.unlikelihood(logits, available, tf.zeros([1, 2]), weights)
+    assert float(some) == pytest.approx(np.log(2.0), rel=1e-5)
+    assert float(none) == 0.0
+
+
+def test_distillation_is_zero_exactly_when_the_student_agrees():
+    relevance, mask = tf.constant([[2.0, 0.5, 0.5, 9.0]]), tf.constant([[True, True, True, False]])
+    agreeing = tf.constant([[5.0, 3.5, 3.5, 0.0]])
+    assert float(losses.distillation_loss(agreeing, relevance, mask, 1.0)) == pytest.approx(0.0, abs=1e-6)
+    assert float(losses.distillation_loss(-agreeing, relevance, mask, 1.0)) > 0.1
+
+
+def test_distillation_of_a_hand_computed_case():
+    relevance, mask = tf.constant([[np.log(3.0), 0.0]], tf.float32), tf.ones([1, 2], tf.bool)
+    expected = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
+    assert float(losses.distillation_loss(tf.zeros([1, 2]), relevance, mask, 1.0)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_pairwise_order_loss_of_a_hand_computed_case():
+    scores, relevance = tf.constant([[1.0, 3.0]]), tf.constant([[2.0, 0.0]])
+    loss = losses.pairwise_order_loss(scores, relevance, tf.ones([1, 2], tf.bool))
+    assert float(loss) == pytest.approx(np.log1p(np.exp(2.0)), rel=1e-5)
+
+
+def test_pointwise_loss_of_a_hand_computed_case():
+    loss = losses.pointwise_loss(
+        tf.constant([[0.8, 0.4, 0.9]]), tf.constant([[2.0, 0.0, 1.0]]), tf.constant([[True, True, False]])
+    )
+    assert float(loss) == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2, rel=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 8), slots=st.integers(1, 8), block=st.integers(1, 8))
+def test_padding_changes_no_loss(seed, n, slots, block):
+    rng = np.random.default_rng(seed)
+    slots = min(slots, n)
+    labels = tf.constant(rng.integers(0, 3, (2, n)), tf.float32)
+    scores = tf.constant(rng.normal(size=(2, n)), tf.float32)
+    relevance = tf.constant(rng.random((2, n)), tf.float32)
+    logits = tf.constant(rng.normal(size=(2, slots, n)), tf.float32)
+    mask = tf.ones([2, n], tf.bool)
+
+    def every_loss(extra: int) -> list[float]:
+        def pad(values: tf.Tensor) -> tf.Tensor:
+            return tf.pad(values, [[0, 0]] * (values.shape.rank - 1) + [[0, extra]])
+
+        order = losses.ideal_order(pad(labels), pad(mask), tf.zeros([2, n + extra]), slots)
+        available = losses.slot_availability(order, pad(mask), block)
+        targets, weights = losses.slot_targets(pad(labels), available, order)
+        return [
+            float(losses.slot_cross_entropy(pad(logits), available, targets, weights)),
+            float(losses.unlikelihood(pad(logits), available, pad(1.0 - labels), weights)),
+            float(losses.listwise_loss(pad(scores), pad(labels), pad(mask))),
+            float(losses.pointwise_loss(pad(tf.sigmoid(scores)), pad(labels), pad(mask))),
+            float(losses.distillation_loss(pad(scores), pad(relevance), pad(mask), 0.5)),
+            float(losses.pairwise_order_loss(pad(scores), pad(relevance), pad(mask))),
+        ]
+
+    assert every_loss(3) == pytest.approx(every_loss(0), rel=1e-4, abs=1e-5)
+
+
+def test_soft_relevance_has_mean_one_over_the_list():
+    probabilities = tf.nn.softmax(tf.random.stateless_normal([3, 4, 6], seed=[0, 1]))
+    mask = tf.constant([[True] * 6, [True] * 4 + [False] * 2, [False] * 6])
+    relevance = losses.soft_relevance(probabilities, mask).numpy()
+    assert relevance[0].mean() == pytest.approx(1.0, rel=1e-5)
+    assert relevance[1, :4].mean() == pytest.approx(1.0, rel=1e-5)
+    assert (relevance[~mask.numpy()] == 0).all()

@@ -1,0 +1,102 @@
+"""A tiny feature declaration and random encoded batches, for tests of the model's parts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from psad_tf.config import ModelConfig, TeacherConfig, TrainConfig, UserProfileConfig
+from psad_tf.features import CategoricalFeature, DenseFeature, FeatureDeclaration, HistoryDeclaration
+from psad_tf.models.psad import PSAD
+from psad_tf.runs import empty_batch
+
+SIZES = {"item_id": 40, "genre": 8, "user_id": 12}
+HISTORY = 6
+
+DECLARATION = FeatureDeclaration(
+    context_categorical=(CategoricalFeature("user_id"),),
+    context_dense=(DenseFeature("age"),),
+    history=HistoryDeclaration(
+        HISTORY,
+        (CategoricalFeature("item_id"), CategoricalFeature("genre", width=2)),
+        (DenseFeature("rating"),),
+    ),
+    candidate_categorical=(CategoricalFeature("item_id"), CategoricalFeature("genre", width=2)),
+    candidate_dense=(DenseFeature("initial_score"), DenseFeature("popularity")),
+    max_candidates=30,
+)
+
+
+def config(slots: int = 6, block_size: int = 2, dropout: float = 0.0, **changes: object) -> TrainConfig:
+    """A small configuration that does not need XLA's compile time."""
+    model = ModelConfig(
+        embedding_dim=8,
+        dropout=dropout,
+        teacher=TeacherConfig(
+            slots=slots, block_size=block_size, decoder_layers=2, heads=2, feed_forward_dim=16
+        ),
+        user_profile=UserProfileConfig(position_bases=3, short_term_length=2),
+    )
+    return dataclasses.replace(TrainConfig(model=model, jit_compile=False), **changes)
+
+
+def model(settings: TrainConfig | None = None, seed: int = 3) -> PSAD:
+    """A built model; its weights are larger than fresh ones, so that nothing is near zero."""
+    tf.keras.utils.set_random_seed(seed)
+    built = PSAD(DECLARATION, SIZES, settings or config())
+    built.rank(empty_batch(DECLARATION, 1, 4))
+    rng = np.random.default_rng(seed)
+    for variable in built.trainable_variables:
+        if "gamma" not in variable.name:
+            variable.assign(rng.normal(scale=0.4, size=variable.shape))
+    return built
+
+
+def batch(lists: int, candidates: int, seed: int = 0, shortest: int | None = None) -> dict[str, tf.Tensor]:
+    """Random encoded lists of between `shortest` (default all) and `candidates` candidates."""
+    rng = np.random.default_rng(seed)
+    length = rng.integers(candidates if shortest is None else shortest, candidates + 1, (lists, 1))
+    mask = np.arange(candidates)[None] < length
+    past = np.arange(HISTORY)[None] < rng.integers(0, HISTORY + 1, (lists, 1))
+    labels = rng.integers(0, 3, (lists, candidates)) * mask
+    arrays = {
+        "user_id": rng.integers(1, SIZES["user_id"], (lists, 1)),
+        "history_item_id": rng.integers(1, SIZES["item_id"], (lists, HISTORY, 1)) * past[..., None],
+        "history_genre": rng.integers(0, SIZES["genre"], (lists, HISTORY, 2)) * past[..., None],
+        "item_id": rng.integers(1, SIZES["item_id"], (lists, candidates, 1)) * mask[..., None],
+        "genre": rng.integers(0, SIZES["genre"], (lists, candidates, 2)) * mask[..., None],
+        "initial_rank": np.tile(np.arange(candidates), (lists, 1)),
+        "context_dense": rng.normal(size=(lists, 1)),
+        "history_dense": rng.normal(size=(lists, HISTORY, 1)) * past[..., None],
+        "candidate_dense": rng.normal(size=(lists, candidates, 2)) * mask[..., None],
+        "labels": labels,
+        "negatives": (labels == 0) * mask * (rng.random((lists, candidates)) < 0.3),
+    }
+    floats = {"context_dense", "history_dense", "candidate_dense", "labels", "negatives"}
+    encoded = {
+        key: tf.constant(value, tf.float32 if key in floats else tf.int32) for key, value in arrays.items()
+    }
+    return {**encoded, "mask": tf.constant(mask), "history_mask": tf.constant(past)}
+
+
+CANDIDATE_KEYS = ("item_id", "genre", "initial_rank", "candidate_dense", "labels", "negatives", "mask")
+
+
+def permuted(encoded: dict[str, tf.Tensor], order: np.ndarray) -> dict[str, tf.Tensor]:
+    """The same lists with their candidates in another order."""
+    return {
+        key: tf.gather(value, order, axis=1) if key in CANDIDATE_KEYS else value
+        for key, value in encoded.items()
+    }
+
+
+def padded(encoded: dict[str, tf.Tensor], extra: int) -> dict[str, tf.Tensor]:
+    """The same lists with `extra` more padding candidates."""
+    return {
+        key: tf.pad(value, [[0, 0], [0, extra]] + [[0, 0]] * (value.shape.rank - 2))
+        if key in CANDIDATE_KEYS
+        else value
+        for key, value in encoded.items()
+    }
