@@ -8,9 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import apache_beam as beam
-
-from beam.messages import Message, Received, messages, of_topic, partition_of, report
+from beam.messages import Handler, Message, Step, messages, of_topic, partition_of, report
 from beam.sorted_runs import RunWriter, merge_runs
 from psad_tf.records import RecordError
 
@@ -71,8 +69,8 @@ def _strict(value: Any) -> Any:
     return value
 
 
-class WriteDeadLetters(beam.PTransform):
-    """(partition, runs of dead letters) -> JSON-lines files, sorted by kind, reason and source.
+class WriteDeadLetters(Step):
+    """Runs of dead letters -> JSON-lines files, sorted by kind, reason and source.
 
     Args:
         folder: The output folder.
@@ -80,26 +78,20 @@ class WriteDeadLetters(beam.PTransform):
     """
 
     def __init__(self, folder: str, partitions: int) -> None:
-        super().__init__()
-        self._folder = folder
-        self._partitions = partitions
-
-    def expand(self, received: beam.PCollection) -> beam.PCollection:
-        return received | beam.ParDo(_WriteDeadLetters(self._folder, self._partitions))
+        super().__init__(_WriteDeadLetters(folder, partitions))
 
 
-class _WriteDeadLetters(beam.DoFn):
+class _WriteDeadLetters(Handler):
+    topics = (DEAD,)
+
     def __init__(self, folder: str, partitions: int) -> None:
         self._folder = folder
         self._partitions = partitions
 
-    def process(self, element: Received) -> Iterable[Message]:
+    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
         from beam.writers import OutputFile
 
-        partition, received = element
         runs = of_topic(received, DEAD)
-        if not runs:
-            return
         name = SHARD_NAME.format(partition, self._partitions)
         with OutputFile(self._folder, name) as file:
             for _, line in merge_runs(runs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -14,11 +15,14 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from google.protobuf import text_format
 
+from beam.options import PreprocessOptions
 from beam.schema import record_schema
 from beam.sorted_runs import create
 from beam.transforms.presence import LABEL
+from beam.transforms.shards import SHARD_NAME
 from beam.transforms.statistics import DenseSummary
-from beam.writers import PARTS
+from beam.transforms.vocabularies import VOCABULARY_NAME
+from beam.writers import PARTS, OutputFile
 from psad_tf.errors import InputError
 from psad_tf.features import AGE_SECONDS, HISTORY_PREFIX, SPLITS, FeatureDeclaration
 from psad_tf.records import IMPRESSIONS, INTERACTIONS, KINDS
@@ -147,7 +151,7 @@ class Reports:
 
 
 def finish(
-    folder: str, reports: Reports, declaration: FeatureDeclaration, options: dict[str, Any]
+    folder: str, reports: Reports, declaration: FeatureDeclaration, options: PreprocessOptions
 ) -> dict[str, Any]:
     """Gives the written files their names and writes statistics, schema and, last, the manifest.
 
@@ -155,12 +159,13 @@ def finish(
         folder: The output folder, on any Beam file system.
         reports: What the steps reported.
         declaration: The features.
-        options: The job's options, for the manifest.
+        options: The job's options.
 
     Returns:
         The manifest.
     """
     files = {}
+    _write_empty_files(folder, reports, declaration, options)
     for info in sorted(reports.files, key=lambda info: info["name"]):
         _rename(
             FileSystems.join(folder, PARTS, info["part"]), FileSystems.join(folder, *info["name"].split("/"))
@@ -178,9 +183,29 @@ def finish(
         data = text.encode()
         _write(FileSystems.join(folder, name), data)
         files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "records": records}
-    manifest = reports.manifest(declaration, options, dict(sorted(files.items())))
+    manifest = reports.manifest(declaration, dataclasses.asdict(options), dict(sorted(files.items())))
     _write(FileSystems.join(folder, MANIFEST), _json(manifest).encode())
     return manifest
+
+
+def _write_empty_files(
+    folder: str, reports: Reports, declaration: FeatureDeclaration, options: PreprocessOptions
+) -> None:
+    """A shard without lists and a vocabulary without values are files too."""
+    there = {info["name"] for info in reports.files}
+    for split in SPLITS:
+        for shard in range(options.num_shards):
+            name = SHARD_NAME.format(split, shard, options.num_shards)
+            if name not in there:
+                with OutputFile(folder, name, options.compression_level) as file:
+                    pass
+                reports.files.append(file.info())
+    for vocabulary in declaration.vocabularies:
+        name = VOCABULARY_NAME.format(vocabulary)
+        if name not in there:
+            with OutputFile(folder, name) as file:
+                pass
+            reports.files.append(file.info())
 
 
 def _json(data: Any) -> str:

@@ -1,65 +1,80 @@
 """What travels between the steps of the job: small messages, each of a topic and for a partition.
 
 Records themselves lie in sorted runs (`sorted_runs.py`); a message is a run, a path, a count or a few
-numbers, so that no runner's shuffle ever holds the data. A step takes, for each partition, every message of
-its topics, and sends messages of other topics: `("timeline", 3, Run(...))`.
+numbers, so that no runner's shuffle ever holds the data. The steps form a chain: each takes the messages of
+its topics, grouped by partition, and passes the others on.
 
-Only what every runner does is used here: ParDo, Flatten, GroupByKey on whole numbers. Tagged and side
-outputs, side inputs and outputs of `finish_bundle` are lost or repeated by some runners (Dask's among them).
+Only what every runner does is used here: ParDo and GroupByKey on whole numbers. Tagged outputs, side inputs
+and outputs of `finish_bundle` are lost or repeated by some runners (Dask's among them).
 """
 
 from __future__ import annotations
 
+import abc
 import zlib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
 import apache_beam as beam
 
 Message = tuple[str, int, Any]
-Received = tuple[int, Iterable[tuple[str, Any]]]
 
 REPORT = "report"
+# Messages that a step passes on travel in so many groups.
+_PASSING = 16
 
 
-class Receive(beam.PTransform):
-    """PCollections of messages -> (partition, [(topic, payload), ...]), one for every partition.
+class Handler(abc.ABC):
+    """What a step does with the messages of one partition. Handlers are pickled to the workers.
 
-    Args:
-        topics: The topics to take; messages of other topics pass by.
-        partitions: How many partitions there are; one without messages is there too, with none.
+    Attributes:
+        topics: The topics it takes.
     """
 
-    def __init__(self, topics: tuple[str, ...], partitions: int) -> None:
+    topics: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
+        """Handles a partition's (topic, payload) pairs and gives messages.
+
+        A partition without a message is not handled.
+        """
+
+
+class Step(beam.PTransform):
+    """Messages -> messages: those of the handler's topics are handled, the others pass."""
+
+    def __init__(self, handler: Handler) -> None:
         super().__init__()
-        self._topics = topics
-        self._partitions = partitions
+        self._handler = handler
 
-    def expand(self, sent: beam.PCollection | Iterable[beam.PCollection]) -> beam.PCollection:
-        sent = (sent,) if isinstance(sent, beam.PCollection) else tuple(sent)
-        every_partition = sent[0].pipeline | "Every partition" >> beam.Create(
-            [(partition, ("", None)) for partition in range(self._partitions)]
-        )
-        taken = (
-            sent
-            | "All messages" >> beam.Flatten()
-            | "Of these topics" >> beam.ParDo(_Take(self._topics)).with_output_types(tuple[int, Any])
-        )
+    def expand(self, sent: beam.PCollection) -> beam.PCollection:
         return (
-            (every_partition, taken)
-            | "With every partition" >> beam.Flatten()
+            sent
+            | "Address" >> beam.ParDo(_Address(self._handler.topics)).with_output_types(tuple[int, Any])
             | "By partition" >> beam.GroupByKey()
+            | "Handle" >> beam.ParDo(_Handle(self._handler))
         )
 
 
-class _Take(beam.DoFn):
+class _Address(beam.DoFn):
     def __init__(self, topics: tuple[str, ...]) -> None:
         self._topics = frozenset(topics)
 
-    def process(self, message: Message) -> Iterable[tuple[int, tuple[str, Any]]]:
-        topic, partition, payload = message
-        if topic in self._topics:
-            yield partition, (topic, payload)
+    def process(self, message: Message) -> Iterator[tuple[int, Message]]:
+        topic, partition, _ = message
+        yield (partition if topic in self._topics else -1 - partition % _PASSING), message
+
+
+class _Handle(beam.DoFn):
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def process(self, element: tuple[int, Iterable[Message]]) -> Iterable[Message]:
+        partition, received = element
+        if partition < 0:
+            return received
+        return self._handler.handle(partition, [(topic, payload) for topic, _, payload in received])
 
 
 def of_topic(received: Iterable[tuple[str, Any]], topic: str) -> list[Any]:
@@ -67,9 +82,9 @@ def of_topic(received: Iterable[tuple[str, Any]], topic: str) -> list[Any]:
     return [payload for name, payload in received if name == topic]
 
 
-def messages(topic: str, runs: Iterable[tuple[int, Any]]) -> Iterable[Message]:
+def messages(topic: str, payloads: Iterable[tuple[int, Any]]) -> Iterator[Message]:
     """(partition, payload) pairs as messages of a topic."""
-    for partition, payload in runs:
+    for partition, payload in payloads:
         yield topic, partition, payload
 
 

@@ -15,7 +15,6 @@ ranges of files
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -25,20 +24,22 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 
-from beam.dead_letters import DEAD, WriteDeadLetters
+from beam.dead_letters import WriteDeadLetters
 from beam.manifest import MANIFEST, Reports, finish, read_json
-from beam.messages import REPORT, Receive, Received, of_topic
+from beam.messages import REPORT, Handler, Message, Step, of_topic
 from beam.options import PreprocessOptions
 from beam.sorted_runs import create
 from beam.sources import FileRange, RawInputs, find_ranges
 from beam.transforms.deduplicate import Deduplicate
-from beam.transforms.histories import LISTS, JoinHistories
-from beam.transforms.items import ITEM_TABLE, BuildItemTable
-from beam.transforms.read import ITEM_ROWS, REQUESTS, TIMELINE, ReadRecords
+from beam.transforms.histories import JoinHistories
+from beam.transforms.items import BuildItemTable
+from beam.transforms.read import ReadRecords
+from beam.transforms.rows import AssembleRows
 from beam.transforms.shards import WriteShards
-from beam.transforms.split import SPLIT_POINTS, TIMES, FindSplitPoints
-from beam.transforms.vocabularies import COUNTS, RANKED, RankValues, WriteVocabularies
+from beam.transforms.split import FindSplitPoints
+from beam.transforms.vocabularies import RankValues, WriteVocabularies
 from beam.writers import PARTS
 from psad_tf.errors import InputError
 from psad_tf.features import SPLITS, FeatureDeclaration
@@ -67,56 +68,40 @@ class MakeLists(beam.PTransform):
         folder, declaration, options = self._folder, self._declaration, self._options
         work = FileSystems.join(folder, WORK)
         partitions = options.num_partitions
-        vocabularies = declaration.vocabularies
-
-        def take(label: str, sent: Sequence[beam.PCollection], count: int, *topics: str) -> beam.PCollection:
-            return tuple(sent) | f"To {label}" >> Receive(topics, count)
-
-        read = ranges | "Read" >> ReadRecords(work, declaration, options)
-        unique = take("deduplicate", [read], partitions, REQUESTS) | "Deduplicate" >> Deduplicate(
-            work, partitions, options.buffer_bytes
-        )
-        points = take("split", [unique], 1, TIMES) | "Find split points" >> FindSplitPoints(
-            options.split, partitions
-        )
-        items = take("items", [read], 1, ITEM_ROWS) | "Build item table" >> BuildItemTable(
-            work, declaration, partitions
-        )
-        lists = take(
-            "join", [read, unique, points, items], partitions, TIMELINE, SPLIT_POINTS, ITEM_TABLE
-        ) | "Join histories" >> JoinHistories(work, declaration, options)
-        shards = take(
-            "write", [lists], len(SPLITS) * options.num_shards, LISTS
-        ) | "Write shards" >> WriteShards(folder, options.num_shards, options.compression_level)
-        ranked = take("rank", [lists], partitions, COUNTS) | "Rank values" >> RankValues(
-            work, options.vocabulary_min_count
-        )
-        written = take("vocabularies", [ranked], len(vocabularies), RANKED) | (
-            "Write vocabularies" >> WriteVocabularies(folder, vocabularies, options.vocabulary_cap)
-        )
-        steps = [read, unique, items, lists]
-        letters = take("dead letters", steps, partitions, DEAD) | "Write dead letters" >> WriteDeadLetters(
-            folder, partitions
-        )
-        # One last step that every other leads to: a runner that follows only the last step runs them all.
-        return take("collect", [*steps, points, shards, ranked, written, letters], 1, REPORT) | (
-            "Collect" >> beam.ParDo(_Collect(work))
+        return (
+            ranges
+            | "Read" >> ReadRecords(work, declaration, options)
+            | "Assemble rows" >> AssembleRows(work, declaration, options)
+            | "Deduplicate" >> Deduplicate(work, partitions, options.buffer_bytes)
+            | "Find split points" >> FindSplitPoints(options.split, partitions)
+            | "Build item table" >> BuildItemTable(work, declaration, partitions)
+            | "Join histories" >> JoinHistories(work, declaration, options)
+            | "Write shards" >> WriteShards(folder, options.num_shards, options.compression_level)
+            | "Rank values" >> RankValues(work, options.vocabulary_min_count)
+            | "Write vocabularies"
+            >> WriteVocabularies(folder, declaration.vocabularies, options.vocabulary_cap)
+            | "Write dead letters" >> WriteDeadLetters(folder, partitions)
+            | "Collect" >> Collect(work)
         )
 
 
-class _Collect(beam.DoFn):
-    """Writes what the steps reported to `.work/reports.json`."""
+class Collect(Step):
+    """Every report -> `.work/reports.json`."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(_Collect(folder))
+
+
+class _Collect(Handler):
+    topics = (REPORT,)
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
-    def process(self, element: Received) -> Iterable[str]:
-        _, received = element
-        reports = of_topic(received, REPORT)
-        path = FileSystems.join(self._folder, _REPORTS)
-        with contextlib.closing(create(path)) as file:
-            file.write(json.dumps(reports).encode())
-        yield path
+    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
+        with contextlib.closing(create(FileSystems.join(self._folder, _REPORTS))) as file:
+            file.write(json.dumps(of_topic(received, REPORT)).encode())
+        return ()
 
 
 def preprocess(
@@ -157,7 +142,7 @@ def preprocess(
         wrong = reports.unaccounted()
         if wrong:
             raise RuntimeError(f"records are not accounted for: {'; '.join(wrong)}")
-        return finish(folder, reports, declaration, dataclasses.asdict(settled))
+        return finish(folder, reports, declaration, settled)
 
 
 def _run(
@@ -174,14 +159,23 @@ def _run(
         | "Spread" >> beam.Reshuffle()
         | "Make lists" >> MakeLists(folder, declaration, options)
     )
+    result = None
     try:
-        pipeline.run().wait_until_finish()
+        result = pipeline.run()
+        result.wait_until_finish()
     except Exception as error:
         mistake = _mistake(error)
         if mistake is None:
             raise
         raise InputError(mistake) from error
-    return Reports(read_json(FileSystems.join(folder, WORK, _REPORTS)))
+    finally:
+        # Dask's result keeps its client, and a cluster of its own if it made one, until they are closed.
+        client = getattr(result, "client", None)
+        if client is not None:
+            client.close()
+    path = FileSystems.join(folder, WORK, _REPORTS)
+    # Files without a single record make no report.
+    return Reports(read_json(path) if FileSystems.exists(path) else [])
 
 
 def _runner(options: PipelineOptions) -> Any:
@@ -195,7 +189,12 @@ def _runner(options: PipelineOptions) -> Any:
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
         return FnApiRunner()
-    return name
+    if name == "DaskRunner":
+        name = "apache_beam.runners.dask.dask_runner.DaskRunner"
+    try:
+        return create_runner(name)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"--runner: {error}") from error
 
 
 def _mistake(error: BaseException) -> str | None:

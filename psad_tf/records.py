@@ -226,6 +226,32 @@ def check_interaction(data: Any, latest_time: int | None = None) -> None:
         _check_numbers(feedback, "feedback")
 
 
+def check_row(data: Any, latest_time: int | None = None) -> None:
+    """Checks a row of a flat log: one candidate with its user and time; see `check_impression`.
+
+    A row has `user_id`, `time`, `item_id`, `initial_score` and, optionally, `request_id`, `position`,
+    `split`, `feedback`, `features` and `context`.
+    """
+    _check_object(data, "row")
+    if data.get("request_id") is not None:
+        _check_id(data, "request_id", "")
+    _check_id(data, "user_id", "")
+    _check_time(data, latest_time)
+    split = data.get("split")
+    if split is not None and split not in SPLITS:
+        raise RecordError("unknown_split", f"split: {split!r} is not one of {', '.join(SPLITS)}")
+    _check_id(data, "item_id", "")
+    if data.get("initial_score") is None:
+        raise RecordError("missing_field", "initial_score: is missing")
+    _check_number(data["initial_score"], "initial_score")
+    if data.get("position") is not None:
+        _check_number(data["position"], "position")
+    if data.get("feedback") is not None:
+        _check_numbers(data["feedback"], "feedback")
+    _check_values(data.get("features"), "features")
+    _check_values(data.get("context"), "context")
+
+
 def check_attributes(data: Any, key: str) -> None:
     """Checks a user's or an item's JSON object; `key` is `user_id` or `item_id`.
 

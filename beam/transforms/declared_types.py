@@ -30,6 +30,11 @@ class DeclaredTypes:
                 if features and not self._candidate.isdisjoint(features):
                     _check(features, self._candidate, f"features of item {candidate['item_id']!r}")
 
+    def check_row(self, data: Mapping[str, Any]) -> None:
+        """The same for a row of a flat log."""
+        _check(data.get("context") or {}, self._context, "context")
+        _check(data.get("features") or {}, self._candidate, "features")
+
     def check_user(self, data: Mapping[str, Any]) -> None:
         """The same for a user's attributes."""
         _check(data, self._context, "user")

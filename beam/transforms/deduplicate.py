@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Iterable
-
-import apache_beam as beam
+from typing import Any
 
 from beam.dead_letters import DeadLetters
-from beam.messages import Message, Received, messages, of_topic, partition_of
+from beam.messages import Handler, Message, Step, messages, of_topic, partition_of
 from beam.sorted_runs import RunWriter, merge_runs
-from beam.transforms.read import REQUEST, REQUESTS, TIMELINE, timeline_key
+from beam.transforms.check import REQUESTS
+from beam.transforms.read import REQUEST, TIMELINE, timeline_key
 from beam.transforms.split import TimeCounter
 from psad_tf.records import IMPRESSIONS, RecordError
 
 
-class Deduplicate(beam.PTransform):
-    """(partition, runs of impressions by request id) -> runs of impressions by user and time.
+class Deduplicate(Step):
+    """Runs of impressions by request id -> runs of impressions by user and time.
 
     A request id's other impressions are dead letters, whichever user they name.
 
@@ -27,21 +27,18 @@ class Deduplicate(beam.PTransform):
     """
 
     def __init__(self, folder: str, partitions: int, buffer_bytes: int) -> None:
-        super().__init__()
-        self._arguments = (folder, partitions, buffer_bytes)
-
-    def expand(self, received: beam.PCollection) -> beam.PCollection:
-        return received | beam.ParDo(_Deduplicate(*self._arguments))
+        super().__init__(_Deduplicate(folder, partitions, buffer_bytes))
 
 
-class _Deduplicate(beam.DoFn):
+class _Deduplicate(Handler):
+    topics = (REQUESTS,)
+
     def __init__(self, folder: str, partitions: int, buffer_bytes: int) -> None:
         self._folder = folder
         self._partitions = partitions
         self._buffer_bytes = buffer_bytes
 
-    def process(self, element: Received) -> Iterable[Message]:
-        _, received = element
+    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
         dead = DeadLetters(self._folder, self._partitions)
         writer = RunWriter(self._folder, TIMELINE, self._buffer_bytes)
         times = TimeCounter(self._folder)

@@ -15,17 +15,15 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import apache_beam as beam
-
 from beam.dead_letters import DeadLetters
-from beam.messages import Message, Received, messages, of_topic, report
+from beam.messages import Handler, Message, Step, messages, of_topic, report
 from beam.options import PreprocessOptions
 from beam.sorted_runs import Run, RunWriter, merge_runs
 from beam.transforms.encode import EncodedList, ListEncoder, Past
 from beam.transforms.items import ITEM_TABLE, ItemTable
 from beam.transforms.presence import Presence
 from beam.transforms.read import ATTRIBUTES, REQUEST, TIMELINE, split_timeline_key
-from beam.transforms.split import SPLIT_POINTS, SplitPoints
+from beam.transforms.split import NO_SPLIT, SPLIT_POINTS, SplitPoints
 from beam.transforms.statistics import DenseStatistics
 from beam.transforms.vocabularies import ValueCounter
 from psad_tf.features import AGE_SECONDS, SPLITS, FeatureDeclaration
@@ -37,8 +35,8 @@ _TRAIN = SPLITS[0]
 _ORDER_BYTES = 8
 
 
-class JoinHistories(beam.PTransform):
-    """(partition, timeline runs, item table, split points) -> runs of encoded lists by shard.
+class JoinHistories(Step):
+    """Timeline runs, the item table and split points -> runs of encoded lists by shard.
 
     Args:
         folder: Where sorted runs are written.
@@ -47,24 +45,20 @@ class JoinHistories(beam.PTransform):
     """
 
     def __init__(self, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
-        super().__init__()
-        self._arguments = (folder, declaration, options)
-
-    def expand(self, received: beam.PCollection) -> beam.PCollection:
-        return received | beam.ParDo(_JoinHistories(*self._arguments))
+        super().__init__(_JoinHistories(folder, declaration, options))
 
 
-class _JoinHistories(beam.DoFn):
+class _JoinHistories(Handler):
+    topics = (TIMELINE, SPLIT_POINTS, ITEM_TABLE)
+
     def __init__(self, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
         self._folder = folder
         self._declaration = declaration
         self._options = options
 
-    def process(self, element: Received) -> Iterable[Message]:
-        _, received = element
-        received = list(received)
-        (points,) = of_topic(received, SPLIT_POINTS)
-        (table_path,) = of_topic(received, ITEM_TABLE)
+    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
+        points = next(iter(of_topic(received, SPLIT_POINTS)), NO_SPLIT)
+        table_path = next(iter(of_topic(received, ITEM_TABLE)), None)
         with ItemTable(table_path) as items:
             encoder = ListEncoder(self._declaration, items.attributes)
             dead = DeadLetters(self._folder, self._options.num_partitions)

@@ -19,12 +19,11 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
-import apache_beam as beam
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
 from beam.dead_letters import DeadLetters
-from beam.messages import Message, Received, of_topic, report
+from beam.messages import Handler, Message, Step, of_topic, report
 from beam.sorted_runs import create, merge_runs
 from beam.transforms.read import ITEM_ROWS
 from psad_tf.features import FeatureDeclaration
@@ -34,8 +33,8 @@ ITEM_TABLE = "item_table"
 _REMEMBERED = 50_000
 
 
-class BuildItemTable(beam.PTransform):
-    """(0, runs of item rows) -> the item table's path, sent to every partition.
+class BuildItemTable(Step):
+    """Runs of item rows -> the item table's path, sent to every partition.
 
     Of several rows of one item the first in the order of their bytes is kept; the others are dead letters.
 
@@ -46,14 +45,12 @@ class BuildItemTable(beam.PTransform):
     """
 
     def __init__(self, folder: str, declaration: FeatureDeclaration, partitions: int) -> None:
-        super().__init__()
-        self._arguments = (folder, declaration, partitions)
-
-    def expand(self, received: beam.PCollection) -> beam.PCollection:
-        return received | beam.ParDo(_BuildItemTable(*self._arguments))
+        super().__init__(_BuildItemTable(folder, declaration, partitions))
 
 
-class _BuildItemTable(beam.DoFn):
+class _BuildItemTable(Handler):
+    topics = (ITEM_ROWS,)
+
     def __init__(self, folder: str, declaration: FeatureDeclaration, partitions: int) -> None:
         self._folder = folder
         self._partitions = partitions
@@ -64,8 +61,7 @@ class _BuildItemTable(beam.DoFn):
         )
         self._names = sorted({feature.name for group in groups for feature in group} - {"item_id"})
 
-    def process(self, element: Received) -> Iterable[Message]:
-        _, received = element
+    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
         runs = of_topic(received, ITEM_ROWS)
         dead = DeadLetters(self._folder, self._partitions)
         path = FileSystems.join(self._folder, f"items-{uuid.uuid4().hex}.sqlite")
@@ -92,8 +88,8 @@ class _BuildItemTable(beam.DoFn):
                 shutil.copyfileobj(source_file, file, 1 << 20)
         yield from dead.close()
         yield report("counts", {"items/kept": count})
-        for partition in range(self._partitions):
-            yield ITEM_TABLE, partition, path
+        for receiver in range(self._partitions):
+            yield ITEM_TABLE, receiver, path
 
 
 def write_item_table(path: str, rows: Iterable[tuple[bytes, bytes]]) -> None:
@@ -110,11 +106,14 @@ class ItemTable:
     """The attributes of items by id.
 
     Args:
-        path: The table that `BuildItemTable` wrote, on any Beam file system.
+        path: The table that `BuildItemTable` wrote, on any Beam file system; None for a table without items.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | None) -> None:
         self._copy: str | None = None
+        self._table: sqlite3.Connection | None = None
+        if path is None:
+            return
         if not os.path.exists(path):
             handle, self._copy = tempfile.mkstemp(prefix="psad-items-", suffix=".sqlite")
             with (
@@ -133,12 +132,15 @@ class ItemTable:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._table.close()
+        if self._table is not None:
+            self._table.close()
         if self._copy:
             os.remove(self._copy)
 
     def attributes(self, item_id: str) -> dict[str, Any] | None:
         """The declared attributes that the item has, or None where the table has no such item."""
+        if self._table is None:
+            return None
         row = self._table.execute("SELECT attributes FROM items WHERE id = ?", (item_id.encode(),)).fetchone()
         return None if row is None else marshal.loads(row[0])
 

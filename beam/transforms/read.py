@@ -20,12 +20,15 @@ from typing import Any
 
 import apache_beam as beam
 
+from beam.columns import Columns
 from beam.dead_letters import DeadLetters
 from beam.messages import Message, messages, partition_of, report
 from beam.options import PreprocessOptions
 from beam.sorted_runs import RunWriter
 from beam.sources import FileRange, RawRecord, read_range
+from beam.transforms.check import ImpressionCheck
 from beam.transforms.declared_types import DeclaredTypes
+from beam.transforms.rows import ROWS, row_key
 from psad_tf.features import AGE_SECONDS, FeatureDeclaration
 from psad_tf.records import (
     IMPRESSIONS,
@@ -34,11 +37,10 @@ from psad_tf.records import (
     USERS,
     RecordError,
     check_attributes,
-    check_impression,
     check_interaction,
+    check_row,
 )
 
-REQUESTS = "requests"
 TIMELINE = "timeline"
 ITEM_ROWS = "items"
 
@@ -88,10 +90,14 @@ class _RangeReader:
         self._name = os.path.basename(file_range.path)
         self._options = options
         self._partitions = options.num_partitions
-        self._max_candidates = declaration.max_candidates
         self._types = DeclaredTypes(declaration)
+        columns = Columns(file_range.kind, declaration, text=file_range.format == "csv")
+        self._columns = columns if file_range.format != "jsonl" else None
+        self._flat_columns = columns
         self._dead = DeadLetters(folder, options.num_partitions)
-        self._topic = {IMPRESSIONS: REQUESTS, ITEMS: ITEM_ROWS}.get(file_range.kind, TIMELINE)
+        self._impressions = ImpressionCheck(folder, declaration, options)
+        self._rows = RunWriter(folder, ROWS, options.buffer_bytes)
+        self._topic = ITEM_ROWS if file_range.kind == ITEMS else TIMELINE
         self._runs = RunWriter(folder, self._topic, options.buffer_bytes)
         self._counts: Counter[str] = Counter()
         self._history_values = [
@@ -99,57 +105,49 @@ class _RangeReader:
         ]
         self._pack_history = struct.Struct(f"<{len(self._history_values)}f").pack
         self._take = {
-            IMPRESSIONS: self._take_impression,
             INTERACTIONS: self._take_interaction,
             USERS: self._take_user,
             ITEMS: self._take_item,
-        }[file_range.kind]
+        }.get(file_range.kind, self._take_impression)
 
     def take(self, record: RawRecord) -> None:
-        self._counts[f"{self._kind}/read"] += 1
+        kind, take, data = self._kind, self._take, record.data
+        if kind == IMPRESSIONS and isinstance(data, dict) and "item_id" in data and "candidates" not in data:
+            kind, take = ROWS, self._take_row
+        self._counts[f"{kind}/read"] += 1
+        source = f"{self._name}:{record.place}"
         try:
             if record.error is not None:
                 raise record.error
+            if self._columns is not None:
+                data = self._columns(data)
+            elif kind == ROWS:
+                data = self._flat_columns(data)
             if not record.plain:
-                check_text(record.data, "")
-            self._take(record.data, record)
+                check_text(data, "")
+            take(data, source)
         except RecordError as error:
-            self._dead.add(self._kind, error, f"{self._name}:{record.place}", record.data)
+            self._dead.add(kind, error, source, record.data)
         except Exception as error:
-            raise RuntimeError(
-                f"{self._name}:{record.place}: this {self._kind} record made an error"
-            ) from error
+            raise RuntimeError(f"{source}: this record of {kind} made an error") from error
 
     def close(self) -> Iterable[Message]:
         yield from messages(self._topic, self._runs.close())
+        yield from messages(ROWS, self._rows.close())
+        yield from self._impressions.close()
         yield from self._dead.close()
         yield report("counts", dict(self._counts))
 
-    def _take_impression(self, data: Any, record: RawRecord) -> None:
-        check_impression(data, self._options.latest_time)
-        candidates = data["candidates"]
-        if len(candidates) < self._options.min_candidates:
-            raise RecordError(
-                "too_few_candidates",
-                f"candidates: {len(candidates)}, at least {self._options.min_candidates}",
-            )
-        if len(candidates) > self._max_candidates:
-            if self._options.long_lists == "drop":
-                raise RecordError(
-                    "too_many_candidates", f"candidates: {len(candidates)}, at most {self._max_candidates}"
-                )
-            data["candidates"] = candidates[: self._max_candidates]
-            self._counts["impressions/truncated"] += 1
-        self._types.check_impression(data)
-        request_id = data["request_id"].encode()
-        source = f"{self._name}:{record.place}"
-        self._runs.add(
-            partition_of(request_id, self._partitions),
-            request_key(request_id, data["time"]),
-            marshal.dumps((source, data), 2),
-        )
+    def _take_impression(self, data: Any, source: str) -> None:
+        self._impressions.take(data, source)
 
-    def _take_interaction(self, data: Any, record: RawRecord) -> None:
+    def _take_row(self, data: Any, source: str) -> None:
+        check_row(data, self._options.latest_time)
+        self._types.check_row(data)
+        owner, key = row_key(data)
+        self._rows.add(partition_of(owner, self._partitions), key, marshal.dumps((source, data), 2))
+
+    def _take_interaction(self, data: Any, source: str) -> None:
         check_interaction(data, self._options.latest_time)
         feedback = data.get("feedback") or {}
         values = []
@@ -163,25 +161,20 @@ class _RangeReader:
             self._pack_history(*values) + item_id,
         )
 
-    def _take_user(self, data: Any, record: RawRecord) -> None:
+    def _take_user(self, data: Any, source: str) -> None:
         check_attributes(data, "user_id")
         self._types.check_user(data)
         user_id = data["user_id"].encode()
         self._runs.add(
             partition_of(user_id, self._partitions),
             timeline_key(user_id, 0, ATTRIBUTES, b""),
-            marshal.dumps((f"{self._name}:{record.place}", data), 2),
+            marshal.dumps((source, data), 2),
         )
 
-    def _take_item(self, data: Any, record: RawRecord) -> None:
+    def _take_item(self, data: Any, source: str) -> None:
         check_attributes(data, "item_id")
         self._types.check_item(data)
-        self._runs.add(0, data["item_id"].encode(), marshal.dumps((f"{self._name}:{record.place}", data), 2))
-
-
-def request_key(request_id: bytes, time: int) -> bytes:
-    """Sorts a request's copies together, the earliest first."""
-    return _LENGTH.pack(len(request_id)) + request_id + time.to_bytes(8, "big")
+        self._runs.add(0, data["item_id"].encode(), marshal.dumps((source, data), 2))
 
 
 def timeline_key(user_id: bytes, time: int, order: int, rest: bytes) -> bytes:

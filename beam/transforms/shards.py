@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-import apache_beam as beam
-
-from beam.messages import Message, Received, of_topic, report
+from beam.messages import Handler, Message, Step, of_topic, report
 from beam.sorted_runs import merge_runs
 from beam.transforms.histories import LISTS
 from beam.writers import OutputFile, tfrecord
@@ -15,8 +14,8 @@ from psad_tf.features import SPLITS
 SHARD_NAME = "{}/part-{:05d}-of-{:05d}.tfrecord.gz"
 
 
-class WriteShards(beam.PTransform):
-    """(number of split and shard, runs of encoded lists) -> `<split>/part-i-of-n.tfrecord.gz`.
+class WriteShards(Step):
+    """Runs of encoded lists, by split and shard -> `<split>/part-i-of-n.tfrecord.gz`.
 
     The lists stand in the order of a hash of their request ids: the same bytes whatever the number of
     workers.
@@ -28,21 +27,18 @@ class WriteShards(beam.PTransform):
     """
 
     def __init__(self, folder: str, num_shards: int, compression_level: int) -> None:
-        super().__init__()
-        self._arguments = (folder, num_shards, compression_level)
-
-    def expand(self, received: beam.PCollection) -> beam.PCollection:
-        return received | beam.ParDo(_WriteShards(*self._arguments))
+        super().__init__(_WriteShards(folder, num_shards, compression_level))
 
 
-class _WriteShards(beam.DoFn):
+class _WriteShards(Handler):
+    topics = (LISTS,)
+
     def __init__(self, folder: str, num_shards: int, compression_level: int) -> None:
         self._folder = folder
         self._num_shards = num_shards
         self._compression_level = compression_level
 
-    def process(self, element: Received) -> Iterable[Message]:
-        partition, received = element
+    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
         split, shard = divmod(partition, self._num_shards)
         name = SHARD_NAME.format(SPLITS[split], shard, self._num_shards)
         with OutputFile(self._folder, name, self._compression_level) as file:

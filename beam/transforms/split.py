@@ -5,11 +5,9 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import apache_beam as beam
-
-from beam.messages import Message, Received, messages, of_topic, report
+from beam.messages import Handler, Message, Step, messages, of_topic, report
 from beam.options import SplitPolicy
 from beam.sorted_runs import Run, RunWriter, merge_runs
 
@@ -38,6 +36,9 @@ class SplitPoints(NamedTuple):
         return "valid" if time >= self.valid_from else "train"
 
 
+NO_SPLIT = SplitPoints(NEVER, NEVER)
+
+
 class TimeCounter:
     """Counts requests a second, in bounded memory."""
 
@@ -62,11 +63,12 @@ class TimeCounter:
         self._counts.clear()
 
 
-class FindSplitPoints(beam.PTransform):
-    """(0, runs of requests a second) -> the split points, sent to every partition.
+class FindSplitPoints(Step):
+    """Runs of requests a second -> the split points, sent to every partition.
 
     With fractions v and t of n lists ordered by time, `valid_from` is the time of list floor(n (1 - v - t))
     and `test_from` that of list floor(n (1 - t)), counting from 0: lists of the same second stay together.
+    Where every list has a split of its own there are no split points.
 
     Args:
         policy: Fractions or moments.
@@ -74,24 +76,21 @@ class FindSplitPoints(beam.PTransform):
     """
 
     def __init__(self, policy: SplitPolicy, partitions: int) -> None:
-        super().__init__()
-        self._arguments = (policy, partitions)
-
-    def expand(self, received: beam.PCollection) -> beam.PCollection:
-        return received | beam.ParDo(_FindSplitPoints(*self._arguments))
+        super().__init__(_FindSplitPoints(policy, partitions))
 
 
-class _FindSplitPoints(beam.DoFn):
+class _FindSplitPoints(Handler):
+    topics = (TIMES,)
+
     def __init__(self, policy: SplitPolicy, partitions: int) -> None:
         self._policy = policy
         self._partitions = partitions
 
-    def process(self, element: Received) -> Iterable[Message]:
-        _, received = element
+    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
         points = find_split_points(self._policy, of_topic(received, TIMES))
         yield report("split_points", tuple(None if point == NEVER else point for point in points))
-        for partition in range(self._partitions):
-            yield SPLIT_POINTS, partition, tuple(points)
+        for receiver in range(self._partitions):
+            yield SPLIT_POINTS, receiver, tuple(points)
 
 
 def find_split_points(policy: SplitPolicy, runs: list[Run]) -> SplitPoints:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-import apache_beam as beam
-
-from beam.messages import Message, Received, messages, of_topic, partition_of, report
+from beam.messages import Handler, Message, Step, messages, of_topic, partition_of, report
 from beam.sorted_runs import RunWriter, merge_runs
 from beam.transforms.encode import EncodedList, ListEncoder, Past
 from beam.writers import OutputFile
@@ -19,6 +18,7 @@ from psad_tf.features import FeatureDeclaration
 
 COUNTS = "value_counts"
 RANKED = "ranked_values"
+VOCABULARY_NAME = "vocabularies/{}.txt"
 _COUNT = struct.Struct(">Q")
 _HEAD = struct.Struct(">HQ")
 _MOST = (1 << 64) - 1
@@ -94,8 +94,8 @@ def _count(
             values[vocabulary, value] += times
 
 
-class RankValues(beam.PTransform):
-    """(partition, runs of counts) -> runs of values by vocabulary, the most frequent first.
+class RankValues(Step):
+    """Runs of counts -> runs of values by vocabulary, the most frequent first.
 
     Args:
         folder: Where sorted runs are written.
@@ -103,20 +103,17 @@ class RankValues(beam.PTransform):
     """
 
     def __init__(self, folder: str, min_count: int) -> None:
-        super().__init__()
-        self._arguments = (folder, min_count)
-
-    def expand(self, received: beam.PCollection) -> beam.PCollection:
-        return received | beam.ParDo(_RankValues(*self._arguments))
+        super().__init__(_RankValues(folder, min_count))
 
 
-class _RankValues(beam.DoFn):
+class _RankValues(Handler):
+    topics = (COUNTS,)
+
     def __init__(self, folder: str, min_count: int) -> None:
         self._folder = folder
         self._min_count = min_count
 
-    def process(self, element: Received) -> Iterable[Message]:
-        _, received = element
+    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
         writer = RunWriter(self._folder, "ranked", buffer_bytes=16 << 20)
         last, total = b"", 0
 
@@ -137,8 +134,8 @@ class _RankValues(beam.DoFn):
         yield from messages(RANKED, writer.close())
 
 
-class WriteVocabularies(beam.PTransform):
-    """(number of the vocabulary, runs of ranked values) -> `vocabularies/<name>.txt`.
+class WriteVocabularies(Step):
+    """Runs of ranked values -> `vocabularies/<name>.txt`.
 
     Args:
         folder: The output folder.
@@ -147,23 +144,20 @@ class WriteVocabularies(beam.PTransform):
     """
 
     def __init__(self, folder: str, names: Sequence[str], cap: int) -> None:
-        super().__init__()
-        self._arguments = (folder, tuple(names), cap)
-
-    def expand(self, received: beam.PCollection) -> beam.PCollection:
-        return received | beam.ParDo(_WriteVocabularies(*self._arguments))
+        super().__init__(_WriteVocabularies(folder, names, cap))
 
 
-class _WriteVocabularies(beam.DoFn):
+class _WriteVocabularies(Handler):
+    topics = (RANKED,)
+
     def __init__(self, folder: str, names: Sequence[str], cap: int) -> None:
         self._folder = folder
         self._names = names
         self._cap = cap
 
-    def process(self, element: Received) -> Iterable[Message]:
-        number, received = element
+    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
         values = merge_runs(of_topic(received, RANKED))
-        with OutputFile(self._folder, f"vocabularies/{self._names[number]}.txt") as file:
+        with OutputFile(self._folder, VOCABULARY_NAME.format(self._names[partition])) as file:
             for key, _ in values:
                 if file.records == self._cap:
                     break
