@@ -23,13 +23,14 @@ from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.runners.runner import create_runner
+from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam.dead_letters import WriteDeadLetters
 from beam.manifest import MANIFEST, Reports, finish, read_json
 from beam.messages import REPORT, Handler, Message, Step, of_topic
 from beam.options import PreprocessOptions
+from beam.progress import shown_progress
+from beam.runners import make_runner, parse_beam_options
 from beam.sorted_runs import create
 from beam.sources import FileRange, RawInputs, find_ranges
 from beam.transforms.deduplicate import Deduplicate
@@ -135,9 +136,10 @@ def preprocess(
         inputs = RawInputs.from_folder(inputs)
     ranges = find_ranges(inputs)
     if not isinstance(pipeline_options, PipelineOptions):
-        pipeline_options = PipelineOptions(list(pipeline_options or ()))
+        pipeline_options = parse_beam_options(list(pipeline_options or ()))
     with _output_folder(os.fspath(output_dir)) as folder:
-        reports = _run(ranges, folder, declaration, settled, pipeline_options)
+        with shown_progress(folder):
+            reports = _run(ranges, folder, declaration, settled, pipeline_options)
         reports.check(declaration)
         wrong = reports.unaccounted()
         if wrong:
@@ -152,7 +154,7 @@ def _run(
     options: PreprocessOptions,
     pipeline_options: PipelineOptions,
 ) -> Reports:
-    pipeline = beam.Pipeline(runner=_runner(pipeline_options), options=pipeline_options)
+    pipeline = beam.Pipeline(runner=make_runner(pipeline_options), options=pipeline_options)
     (
         pipeline
         | "Files" >> beam.Create(ranges)
@@ -176,25 +178,6 @@ def _run(
     path = FileSystems.join(folder, WORK, _REPORTS)
     # Files without a single record make no report.
     return Reports(read_json(path) if FileSystems.exists(path) else [])
-
-
-def _runner(options: PipelineOptions) -> Any:
-    """The runner named by the options.
-
-    Beam's `DirectRunner` first tries to download another runner; here it means the one in Python that it
-    falls back to, in memory or, by `--direct_running_mode`, in several processes.
-    """
-    name = options.view_as(StandardOptions).runner
-    if name in (None, "DirectRunner"):
-        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-        return FnApiRunner()
-    if name == "DaskRunner":
-        name = "apache_beam.runners.dask.dask_runner.DaskRunner"
-    try:
-        return create_runner(name)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"--runner: {error}") from error
 
 
 def _mistake(error: BaseException) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import os
 
 HELP = "turn raw logs into training lists, vocabularies, statistics and a schema (Beam)"
@@ -76,10 +77,13 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("give --input_dir, or --impressions and --features")
     declaration = load_declaration(arguments.features or os.path.join(folder, FEATURES_FILE))
 
+    # Beam warns of an optional package when it is imported; nothing here needs it.
+    logging.disable(logging.WARNING)
     from beam.options import PreprocessOptions, SplitPolicy
     from beam.pipeline import preprocess
     from beam.sources import RawInputs
 
+    logging.disable(logging.NOTSET)
     given = {kind: tuple(getattr(arguments, kind) or ()) for kind in RAW_KINDS}
     if folder is None:
         inputs = RawInputs(**given)

@@ -1,0 +1,66 @@
+"""From Beam's command-line options to a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.runners.runner import PipelineRunner, create_runner
+
+from psad_tf.errors import InputError
+
+DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
+# Other runners pass options that Beam's Python does not know to their job server.
+_LOCAL = (None, "DirectRunner", "FnApiRunner", "DaskRunner", DASK)
+
+
+def parse_beam_options(flags: Sequence[str]) -> PipelineOptions:
+    """Reads Beam's options.
+
+    Raises:
+        InputError: An option is not known, where only Beam's own can be meant, or has a wrong value.
+    """
+    if any("DaskRunner" in flag for flag in flags):
+        _import_dask()
+    try:
+        options = PipelineOptions(list(flags))
+        known = options.get_all_options()
+    except SystemExit:
+        raise InputError(f"Beam's options are wrong: {' '.join(flags)}") from None
+    if known["runner"] in _LOCAL:
+        unknown = set(options.get_all_options(retain_unknown_options=True)) - set(known)
+        if unknown or any(not flag.startswith("--") for flag in flags[:1]):
+            names = ", ".join(f"--{name}" for name in sorted(unknown)) or flags[0]
+            raise InputError(f"Beam knows no option {names}")
+    return options
+
+
+def make_runner(options: PipelineOptions) -> PipelineRunner:
+    """The runner that the options name.
+
+    Beam's `DirectRunner` first tries to download another runner; here it means the one in Python that it
+    falls back to, in memory or, by `--direct_running_mode`, in several threads or processes. `DaskRunner` is
+    a short name for Beam's class.
+
+    Raises:
+        InputError: There is no such runner, or a package that it needs is not installed.
+    """
+    name = options.view_as(StandardOptions).runner
+    if name in (None, "DirectRunner"):
+        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+        return FnApiRunner()
+    if name == "DaskRunner":
+        _import_dask()
+        name = DASK
+    try:
+        return create_runner(name)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"--runner: {error}") from error
+
+
+def _import_dask() -> None:
+    try:
+        import apache_beam.runners.dask.dask_runner  # noqa: F401 (makes its options known)
+    except ImportError as error:
+        raise InputError(f"DaskRunner needs the packages dask and distributed ({error})") from error
