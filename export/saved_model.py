@@ -15,8 +15,10 @@ from psad_tf.errors import InputError
 from psad_tf.files import replaced_directory
 from psad_tf.input_pipeline import read_serialized
 from psad_tf.runs import load_reranker
+from psad_tf.serving.loader import write_files_list
 
 _WARMUP_LISTS = 32
+_DEFAULTS = GraphOptions()
 
 
 def export_saved_model(
@@ -27,7 +29,7 @@ def export_saved_model(
     version: int | None = None,
     lists_dir: str | os.PathLike[str] | None = None,
     warmup_split: str = "test",
-    options: GraphOptions = GraphOptions(),
+    options: GraphOptions = _DEFAULTS,
 ) -> str:
     """Exports User Profile Network and student of a run; the teacher stays behind.
 
@@ -67,6 +69,7 @@ def export_saved_model(
         if lists:
             write_warmup(temporary, lists, encoder.declaration, model_name)
         write_model_card(temporary, run_dir, model_name, version, options, summarize(temporary))
+        write_files_list(temporary)
     return path
 
 
