@@ -111,6 +111,32 @@ class RerankRequest:
         return [index for index, candidate in enumerate(self.candidates) if not candidate.blocked]
 
 
+def with_attributes(
+    request: RerankRequest,
+    users: Mapping[str, Mapping[str, Value]],
+    items: Mapping[str, Mapping[str, Value]],
+) -> RerankRequest:
+    """Adds attributes of users and items from tables to a request; what the request says itself wins.
+
+    Args:
+        request: The request.
+        users: Attributes by user id.
+        items: Attributes by item id, added to candidates and history alike.
+    """
+    return dataclasses.replace(
+        request,
+        user={**users.get(request.user_id, {}), **request.user},
+        candidates=tuple(
+            dataclasses.replace(each, features={**items.get(each.item_id, {}), **each.features})
+            for each in request.candidates
+        ),
+        history=tuple(
+            dataclasses.replace(each, features={**items.get(each.item_id, {}), **each.features})
+            for each in request.history
+        ),
+    )
+
+
 _NUMBERS = ("time", "initial_score")
 _OBJECTS = ("user", "context", "features", "feedback")
 # Keys of a raw record that say nothing to a server.

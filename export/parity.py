@@ -1,0 +1,160 @@
+"""Exported against in-process: every signature must give the scores that the trained model gives."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from export.inspect import folder_bytes
+from export.signatures import BLOCKED, EXAMPLES, RERANK_EXAMPLES, RERANK_MASKED, SERVING_DEFAULT
+from export.warmup import raw_tensors
+from psad_tf.errors import InputError
+from psad_tf.features import RELEVANCE
+from psad_tf.input_pipeline import parse_lists, read_serialized
+from psad_tf.metrics import per_list_metrics
+from psad_tf.runs import load_reranker
+
+TOLERANCE = 1e-5
+_BATCH = 8
+_TIMED_CALLS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Parity:
+    """What `check_parity` found.
+
+    Attributes:
+        lists: Lists compared.
+        max_abs_diff: Largest difference of a score or probability, by signature.
+        same_order: Share of lists whose ranking is the in-process one, ties apart, by signature.
+        ndcg_at_10: Mean NDCG@10 of the exported model.
+        ndcg_at_10_in_process: The same of the model in process.
+        latency_ms: Median time of one list in process, by signature.
+        bytes: Size of the exported files.
+    """
+
+    lists: int
+    max_abs_diff: dict[str, float]
+    same_order: dict[str, float]
+    ndcg_at_10: float
+    ndcg_at_10_in_process: float
+    latency_ms: dict[str, float]
+    bytes: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether every difference is at most `TOLERANCE`."""
+        return max(self.max_abs_diff.values()) <= TOLERANCE
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data."""
+        return dataclasses.asdict(self) | {"tolerance": TOLERANCE, "passed": self.passed}
+
+
+def check_parity(
+    run_dir: str | os.PathLike[str],
+    model_dir: str | os.PathLike[str],
+    lists_dir: str | os.PathLike[str],
+    *,
+    split: str = "test",
+    n: int = 200,
+) -> Parity:
+    """Runs the same real lists through an exported model and through the run it comes from.
+
+    Args:
+        run_dir: The run.
+        model_dir: A version's folder, `<base>/<model>/<version>`.
+        lists_dir: Folder of lists.
+        split: Which lists.
+        n: How many.
+
+    Raises:
+        InputError: A folder is not what it should be, or there are no lists.
+    """
+    model_dir = os.fspath(model_dir)
+    encoder, reranker, _ = load_reranker(run_dir)
+    lists = list(read_serialized(lists_dir, split).take(n).as_numpy_iterator())
+    if not lists:
+        raise InputError(f"{os.fspath(lists_dir)}: the split {split!r} has no lists")
+    if not os.path.isfile(os.path.join(model_dir, "saved_model.pb")):
+        raise InputError(f"{model_dir}: is not a SavedModel (it has no saved_model.pb)")
+    loaded = tf.saved_model.load(model_dir)  # its tables live as long as it does
+    declaration = encoder.declaration
+
+    @tf.function(autograph=False, reduce_retracing=True)
+    def in_process(raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        return reranker(encoder(raw))
+
+    callers: dict[str, Callable[[Sequence[bytes]], Any]] = {
+        name: _caller(loaded.signatures[name], name, declaration)
+        for name in (SERVING_DEFAULT, RERANK_EXAMPLES, RERANK_MASKED)
+    }
+    difference = dict.fromkeys(callers, 0.0)
+    agreeing = dict.fromkeys(callers, 0)
+    quality: dict[str, list[np.ndarray]] = {"exported": [], "in process": []}
+    for start in range(0, len(lists), _BATCH):
+        batch = lists[start : start + _BATCH]
+        raw = parse_lists(tf.constant(batch, tf.string), declaration)
+        expected = {name: value.numpy() for name, value in in_process(raw).items()}
+        labels = raw[RELEVANCE].numpy()
+        mask = labels >= 0.0
+        for name, call in callers.items():
+            outputs = {key: value.numpy() for key, value in call(batch).items()}
+            for key, values in expected.items():
+                worst = float(np.max(np.abs(outputs[key] - values), initial=0.0))
+                difference[name] = max(difference[name], worst)
+            agreeing[name] += _same_order(outputs["ranking"], expected["scores"])
+            if name == SERVING_DEFAULT:
+                quality["exported"].append(per_list_metrics(outputs["scores"], labels, mask)["ndcg@10"])
+        quality["in process"].append(per_list_metrics(expected["scores"], labels, mask)["ndcg@10"])
+    return Parity(
+        lists=len(lists),
+        max_abs_diff=difference,
+        same_order={name: count / len(lists) for name, count in agreeing.items()},
+        ndcg_at_10=_mean(quality["exported"]),
+        ndcg_at_10_in_process=_mean(quality["in process"]),
+        latency_ms={
+            name: _latency(loaded.signatures[name], name, lists[:1], declaration) for name in callers
+        },
+        bytes=folder_bytes(model_dir),
+    )
+
+
+def _mean(parts: list[np.ndarray]) -> float:
+    values = np.concatenate(parts)
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def _same_order(ranking: np.ndarray, scores: np.ndarray) -> int:
+    """Lists whose ranking puts the in-process scores in descending order."""
+    best = -np.sort(-scores, axis=1)[:, : ranking.shape[1]]
+    return int(np.sum(np.all(np.take_along_axis(scores, ranking, 1) == best, axis=1)))
+
+
+def _inputs(name: str, lists: Sequence[bytes], declaration: Any) -> dict[str, tf.Tensor]:
+    if name == RERANK_EXAMPLES:
+        return {EXAMPLES: tf.constant(list(lists), tf.string)}
+    raw: dict[str, Any] = raw_tensors(lists, declaration)
+    if name == RERANK_MASKED:
+        raw[BLOCKED] = np.zeros(raw["initial_rank"].shape, bool)
+    return {key: tf.constant(value) for key, value in raw.items()}
+
+
+def _caller(signature: Any, name: str, declaration: Any) -> Callable[[Sequence[bytes]], Any]:
+    return lambda lists: signature(**_inputs(name, lists, declaration))
+
+
+def _latency(signature: Any, name: str, lists: Sequence[bytes], declaration: Any) -> float:
+    inputs = _inputs(name, lists, declaration)
+    times = []
+    for _ in range(_TIMED_CALLS):
+        start = time.perf_counter()
+        signature(**inputs)
+        times.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(times))
