@@ -60,12 +60,12 @@ class RetrievalConfig:
 
     dimension: int = 16
     liked_at_least: float = 4.0
-    retrieval_weight: float = 0.05
+    retrieval_weight: float = 0.1
     temperature: float = 1.0
     bias_l2: float = 5.0
-    embedding_l2: float = 5.0
+    embedding_l2: float = 1.0
     learning_rate: float = 0.01
-    batch_size: int = 1024
+    batch_size: int = 256
     max_epochs: int = 60
     patience: int = 5
     held_out: float = 0.1
@@ -319,7 +319,7 @@ def train_retrieval(
     stopping = tf.keras.callbacks.EarlyStopping("val_rating_mse", mode="min", patience=config.patience)
     history = first.fit(
         _batches(rest, config),
-        validation_data=_batches(held_out, config, shuffle=False),
+        validation_data=_batches(held_out, config),
         epochs=config.max_epochs,
         callbacks=[stopping],
         verbose=0,
@@ -341,11 +341,10 @@ def _new_model(
     return model
 
 
-def _batches(
-    columns: Mapping[str, np.ndarray], config: RetrievalConfig, shuffle: bool = True
-) -> tf.data.Dataset:
+def _batches(columns: Mapping[str, np.ndarray], config: RetrievalConfig) -> tf.data.Dataset:
+    """Columns in batches, in a new order every epoch that follows from the seed."""
+    tensors = {name: tf.constant(column) for name, column in columns.items()}
     size = len(columns["rating"])
-    dataset = tf.data.Dataset.from_tensor_slices(dict(columns))
-    if shuffle:
-        dataset = dataset.shuffle(size, seed=config.seed, reshuffle_each_iteration=True)
-    return dataset.batch(config.batch_size).prefetch(2)
+    order = tf.data.Dataset.range(size).shuffle(size, seed=config.seed, reshuffle_each_iteration=True)
+    batches = order.batch(config.batch_size)
+    return batches.map(lambda rows: {name: tf.gather(column, rows) for name, column in tensors.items()})

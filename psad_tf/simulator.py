@@ -50,8 +50,8 @@ class SimulatorConfig:
         items: Items in the world.
         categories: Categories.
         user_types: Hidden types of users.
-        lists_per_user: Requests of a user, one a round, a day apart; of every ten rounds' worth the last
-            tenth is test, the tenth before it validation.
+        lists_per_user: Requests of a user, one a round, a day apart; the last tenth of the rounds (at least
+            one) is test, the tenth before it validation.
         past_clicks: Mean number of clicks of a user before the first request.
         position_bias: Exponent of the examination probability.
         repeat: Logit lost for each earlier item of the same category.
@@ -75,9 +75,9 @@ class SimulatorConfig:
     user_types: int = 6
     lists_per_user: int = 10
     past_clicks: float = 15.0
-    position_bias: float = 0.4
-    repeat: float = 0.7
-    complement: float = 1.0
+    position_bias: float = 0.5
+    repeat: float = 0.8
+    complement: float = 1.5
     interest: float = 1.0
     deviation: float = 0.3
     quality: float = 0.5
