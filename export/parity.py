@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from export.inspect import folder_bytes
+from export.served import ServedComparison, compare_over_grpc
 from export.signatures import BLOCKED, EXAMPLES, RERANK_EXAMPLES, RERANK_MASKED, SERVING_DEFAULT
 from export.warmup import raw_tensors
 from psad_tf.errors import InputError
@@ -19,6 +20,8 @@ from psad_tf.features import RELEVANCE
 from psad_tf.input_pipeline import parse_lists, read_serialized
 from psad_tf.metrics import per_list_metrics
 from psad_tf.runs import load_reranker
+
+__all__ = ["TOLERANCE", "Parity", "ServedComparison", "check_parity", "compare_over_grpc"]
 
 TOLERANCE = 1e-5
 _BATCH = 8

@@ -8,28 +8,32 @@ import time
 
 import numpy as np
 import tensorflow as tf
+from tensorflow_serving.apis import input_pb2
 
 from psad_tf.errors import InputError
+from psad_tf.features import REQUEST_ID
 from psad_tf.input_pipeline import parse_lists, read_serialized
 from psad_tf.runs import load_reranker
 from psad_tf.serving.client import RerankClient
 from psad_tf.serving.connection import ModelChoice
 from psad_tf.serving.policy import CallPolicy
 from psad_tf.serving.server import EmbeddedServer
+from psad_tf.serving.settings import single_model_config
 
 _PATIENT = CallPolicy(timeout=30.0, fallback=False)
 
 
 @dataclasses.dataclass(frozen=True)
-class ServedCheck:
-    """What `check_served` found.
+class ServedComparison:
+    """What `compare_over_grpc` found.
 
     Attributes:
         requests: Lists sent, one a request.
         max_abs_diff: Largest difference of a score or a probability from the in-process model's.
-        same_order: Lists whose ranking equals the in-process order.
+        same_order: Lists whose ranking puts the in-process scores in descending order.
         p50_ms: Median latency as the client saw it.
         p99_ms: 99th percentile of the same.
+        rankings: The served answers: item ids, best first, by request id.
     """
 
     requests: int
@@ -37,24 +41,22 @@ class ServedCheck:
     same_order: int
     p50_ms: float
     p99_ms: float
+    rankings: dict[str, list[str]]
 
 
-def check_served(
+def compare_over_grpc(
     run_dir: str | os.PathLike[str],
-    base_dir: str | os.PathLike[str],
+    model_dir: str | os.PathLike[str],
     lists_dir: str | os.PathLike[str],
-    *,
-    model_name: str = "psad",
     split: str = "test",
     limit: int | None = None,
-) -> ServedCheck:
-    """Starts the embedded server on a free loopback port, sends lists of a split, compares the answers.
+) -> ServedComparison:
+    """Serves an exported version on a free loopback port, sends lists of a split, compares the answers.
 
     Args:
         run_dir: The run that was exported.
-        base_dir: Where it was exported to; `<base_dir>/<model_name>/<version>`.
+        model_dir: The exported version, `<base>/<model>/<version>`.
         lists_dir: Folder of lists.
-        model_name: Name of the model.
         split: Which lists.
         limit: At most so many; None sends all.
 
@@ -71,29 +73,48 @@ def check_served(
     def in_process(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         return reranker(encoder(parse_lists(serialized, encoder.declaration)))
 
-    difference, same_order, latencies = 0.0, 0, []
+    base_path, version = os.path.split(os.path.abspath(os.fspath(model_dir)))
+    if not version.isdecimal():
+        raise InputError(f"{os.fspath(model_dir)}: is not a version's folder, <base>/<model>/<version>")
+    name = os.path.basename(base_path)
+    config = single_model_config(name, base_path)
+    config.model_config_list.config[0].model_version_policy.specific.versions.append(int(version))
+    difference, same_order = 0.0, 0
+    latencies: list[float] = []
+    rankings: dict[str, list[str]] = {}
     with (
-        EmbeddedServer.of_model(model_name, os.path.join(os.fspath(base_dir), model_name)) as server,
-        RerankClient(server.address, model=ModelChoice(model_name), policy=_PATIENT) as client,
+        EmbeddedServer(config) as server,
+        RerankClient(server.address, model=ModelChoice(name), policy=_PATIENT) as client,
     ):
         client.connect()
+        client.predict_examples(lists[:1])  # opens the connection's stream
         for serialized in lists:
             start = time.perf_counter()
             outputs = client.predict_examples([serialized]).outputs
             latencies.append(1e3 * (time.perf_counter() - start))
-            expected = {
-                name: value.numpy()[0] for name, value in in_process(tf.constant([serialized])).items()
-            }
-            for name, values in expected.items():
-                served = np.array(outputs[name].float_val, np.float32)
+            expected = {key: value.numpy()[0] for key, value in in_process(tf.constant([serialized])).items()}
+            for key, values in expected.items():
+                served = np.array(outputs[key].float_val, np.float32)
+                if served.shape != values.shape:
+                    raise InputError(
+                        f"{os.fspath(model_dir)}: {key} has {served.size} values for {values.size}"
+                    )
                 difference = max(difference, float(np.max(np.abs(served - values), initial=0.0)))
-            ranking = np.array(outputs["ranking"].int_val)
-            order = np.argsort(-expected["scores"], kind="stable")[: len(ranking)]
-            same_order += int(np.array_equal(expected["scores"][ranking], expected["scores"][order]))
-    return ServedCheck(
+            scores, ranking = expected["scores"], np.array(outputs["ranking"].int_val, int)
+            same_order += int(np.array_equal(scores[ranking], -np.sort(-scores)[: len(ranking)]))
+            item_ids = [each.decode() for each in outputs["item_ids"].string_val if each]
+            rankings[_request_id(serialized)] = item_ids
+    return ServedComparison(
         len(lists),
         difference,
         same_order,
         float(np.percentile(latencies, 50)),
         float(np.percentile(latencies, 99)),
+        rankings,
     )
+
+
+def _request_id(serialized: bytes) -> str:
+    context = input_pb2.ExampleListWithContext.FromString(serialized).context.features.feature
+    values = context[REQUEST_ID].bytes_list.value
+    return values[0].decode() if values else ""
