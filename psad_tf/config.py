@@ -109,7 +109,7 @@ class EmbeddingConfig:
         kind: `table` is one row an id; `compositional` is the sum of a quotient and a remainder row
             (QR trick), whose memory grows with the square root of the vocabulary.
         compositional_above: With `compositional`, vocabularies up to this size keep a full table.
-        dropout: Share of embedding values dropped in training.
+        dropout: Share of embeddings dropped whole in training, as if the value were missing.
     """
 
     kind: Literal["table", "compositional"] = "table"

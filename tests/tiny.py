@@ -29,13 +29,13 @@ DECLARATION = FeatureDeclaration(
 )
 
 
-def config(slots: int = 6, block_size: int = 2, dropout: float = 0.0, **changes: object) -> TrainConfig:
+def config(slots: int = 6, block_size: int = 2, dropout: float = 0.0, layers: int = 1, **changes: object) -> TrainConfig:
     """A small configuration that does not need XLA's compile time."""
     model = ModelConfig(
         embedding_dim=8,
         dropout=dropout,
         teacher=TeacherConfig(
-            slots=slots, block_size=block_size, decoder_layers=2, heads=2, feed_forward_dim=16
+            slots=slots, block_size=block_size, decoder_layers=layers, heads=2, feed_forward_dim=16
         ),
         user_profile=UserProfileConfig(position_bases=3, short_term_length=2),
     )

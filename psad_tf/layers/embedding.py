@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from psad_tf.config import EmbeddingConfig
 from psad_tf.features import CategoricalFeature
+from psad_tf.layers.dropout import hashed_uniform
 
 
 class TableEmbedding(tf.keras.layers.Layer):
@@ -88,7 +89,7 @@ class FeatureEmbedding(tf.keras.layers.Layer):
     Args:
         vocabulary_sizes: Number of ids of each vocabulary, padding and out-of-vocabulary included.
         dim: d, width of every embedding.
-        config: Kind of tables, dropout.
+        config: Kind of tables, and the share of embeddings dropped in training.
     """
 
     def __init__(self, vocabulary_sizes: Mapping[str, int], dim: int, config: EmbeddingConfig) -> None:
@@ -99,19 +100,30 @@ class FeatureEmbedding(tf.keras.layers.Layer):
             compositional = config.kind == "compositional" and size > config.compositional_above
             kind = CompositionalEmbedding if compositional else TableEmbedding
             self.tables[vocabulary] = kind(size, dim, name=vocabulary)
+        self.rate = config.dropout
 
-    def call(self, ids: tf.Tensor, feature: CategoricalFeature) -> tf.Tensor:
+    def call(
+        self, ids: tf.Tensor, feature: CategoricalFeature, seed: tf.Tensor | None = None, label: str = ""
+    ) -> tf.Tensor:
         """Embeds one feature.
 
         Args:
             ids: int32 [..., width].
             feature: Whose ids they are.
+            seed: int32 [2]; with it, whole embeddings are dropped (a feature seems to be missing), so that
+                no model comes to lean on the ids alone.
+            label: Tells this use of the feature's table from others, for the dropout.
 
         Returns:
             [..., dim].
         """
         rows = self.tables[feature.vocabulary](ids)  # [..., width, dim]
         if feature.width == 1:
-            return tf.squeeze(rows, -2)
-        count = tf.reduce_sum(tf.cast(ids != 0, rows.dtype), -1, keepdims=True)
-        return tf.reduce_sum(rows, -2) / tf.maximum(count, 1.0)
+            rows = tf.squeeze(rows, -2)
+        else:
+            count = tf.reduce_sum(tf.cast(ids != 0, rows.dtype), -1, keepdims=True)
+            rows = tf.reduce_sum(rows, -2) / tf.maximum(count, 1.0)
+        if seed is None or self.rate == 0.0:
+            return rows
+        draw = hashed_uniform(tf.shape(rows)[:-1], seed, f"embedding/{label}{feature.name}")
+        return rows * tf.cast(draw >= self.rate, rows.dtype)[..., tf.newaxis]

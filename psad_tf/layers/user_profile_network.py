@@ -106,7 +106,7 @@ class UserProfileNetwork(tf.keras.layers.Layer):
         user = self.profile(
             tf.concat(
                 [
-                    *(self.embeddings(encoded[f.name], f) for f in declaration.context_categorical),
+                    *(self.embeddings(encoded[f.name], f, seed) for f in declaration.context_categorical),
                     self._dense(encoded["context_dense"]),
                 ],
                 -1,
@@ -117,7 +117,7 @@ class UserProfileNetwork(tf.keras.layers.Layer):
             tf.concat(
                 [
                     *(
-                        self.embeddings(encoded[HISTORY_PREFIX + f.name], f)
+                        self.embeddings(encoded[HISTORY_PREFIX + f.name], f, seed, HISTORY_PREFIX)
                         for f in declaration.history.categorical
                     ),
                     self._dense(encoded["history_dense"]),
@@ -127,7 +127,9 @@ class UserProfileNetwork(tf.keras.layers.Layer):
             seed=seed,
         )  # [batch, h, d]
         item = self.item(
-            tf.concat([self.embeddings(encoded[f.name], f) for f in declaration.candidate_categorical], -1)
+            tf.concat(
+                [self.embeddings(encoded[f.name], f, seed) for f in declaration.candidate_categorical], -1
+            )
         )  # [batch, n, d]
         intent = self.intent(self._interests(user, history, encoded["history_mask"]), seed=seed)
         gated = self._gated(item, intent, seed)

@@ -14,7 +14,7 @@ from tests import tiny
 
 @pytest.fixture(scope="module")
 def model() -> PSAD:
-    return tiny.model()
+    return tiny.model(tiny.config(layers=2))
 
 
 def memory_of(model: PSAD, batch: dict[str, tf.Tensor]):
