@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from export.parity import check_parity, compare_over_grpc
+from export.saved_model import export_saved_model
+from psad_tf.cli import main
+from psad_tf.errors import InputError
+from tests.export.tiny_run import SIZES, make_run
+
+
+def test_an_export_agrees_with_its_run(
+    tiny_run: pathlib.Path, exported: pathlib.Path, tiny_lists: pathlib.Path
+) -> None:
+    found = check_parity(tiny_run, exported, tiny_lists)
+    assert found.passed and found.lists == len(SIZES)
+    assert set(found.same_order.values()) == {1.0}
+    assert found.ndcg_at_10 == pytest.approx(found.ndcg_at_10_in_process)
+
+
+def test_the_command_fails_when_the_export_is_of_other_weights(
+    tmp_path: pathlib.Path,
+    tiny_run: pathlib.Path,
+    tiny_lists: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = export_saved_model(make_run(tmp_path / "run", seed=2), tmp_path)
+    options = ["--run_dir", str(tiny_run), "--model_dir", other, "--lists_dir", str(tiny_lists)]
+    assert main(["check-parity", *options]) == 1
+    assert "DIFFERS" in capsys.readouterr().out
+
+
+def test_served_answers_equal_the_model_in_process(
+    tiny_run: pathlib.Path, exported: pathlib.Path, tiny_lists: pathlib.Path
+) -> None:
+    found = compare_over_grpc(tiny_run, exported, tiny_lists)
+    assert found.requests == len(SIZES) == found.same_order
+    assert found.max_abs_diff <= 1e-5
+    assert {name: len(items) for name, items in found.rankings.items()} == {
+        f"r{seed}": candidates for seed, candidates, _ in SIZES
+    }
+
+
+def test_a_folder_without_lists_is_named(
+    tiny_run: pathlib.Path, exported: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(InputError, match="no such folder of lists"):
+        check_parity(tiny_run, exported, tmp_path / "nothing")
+
+
+def test_the_export_command_says_what_it_made(
+    tiny_run: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", "--run_dir", str(tiny_run), "--base_dir", str(tmp_path)]) == 0
+    assert str(tmp_path / "psad" / "1") in capsys.readouterr().out
+    assert main(["export", "--run_dir", str(tiny_run), "--base_dir", str(tmp_path), "--version", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "already there" in error and "Traceback" not in error

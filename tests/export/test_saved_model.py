@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from export.inspect import summarize
+from export.saved_model import export_saved_model, next_version
+from export.signatures import GraphOptions, raw_specs
+from export.warmup import WARMUP_FILE, raw_tensors
+from psad_tf.errors import InputError
+from psad_tf.input_pipeline import parse_lists
+from psad_tf.runs import load_reranker
+from tests.export.tiny_run import DECLARATION, make_list
+
+LISTS = [make_list(1), make_list(2, 9, 0)]
+
+# Everything the graph may use: kernels that any TensorFlow Serving build has.
+CORE_OPS = frozenset(
+    """AddV2 All Any Assert AssignVariableOp BatchMatMulV2 BiasAdd BroadcastTo Cast ConcatV2 Const DecodeProtoV2
+    DisableCopyOnRead Einsum EnsureShape Equal ExpandDims Fill GatherV2 Greater GreaterEqual HashTableV2 Identity
+    InitializeTableFromTextFileV2 IsNan Less LessEqual Log1p LogicalAnd LogicalNot LogicalOr LookupTableFindV2
+    MatMul Max Maximum Mean MergeV2Checkpoints Minimum Mul Neg NoOp NotEqual Pack Pad PadV2 ParseExampleV2
+    Placeholder Prod Range ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 SaveV2 Select SelectV2
+    Shape ShardedFilename Sigmoid Slice Softmax Softplus Squeeze StatefulPartitionedCall StatelessIf
+    StaticRegexFullMatch StopGradient StridedSlice StringJoin Sub Sum Tile TopKV2 Transpose Unpack VarHandleOp
+    VarIsInitializedOp ZerosLike FloorDiv FloorMod""".split()
+)
+
+
+@pytest.fixture(scope="module")
+def signatures(exported: pathlib.Path) -> Any:
+    loaded = tf.saved_model.load(str(exported))
+    signatures = loaded.signatures
+    signatures.owner = loaded  # the tables live as long as the loaded object
+    return signatures
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_run: pathlib.Path) -> dict[str, np.ndarray]:
+    encoder, reranker, _ = load_reranker(tiny_run)
+    outputs = reranker(encoder(parse_lists(tf.constant(LISTS), DECLARATION)))
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+def by_examples(signatures: Any, lists: list[bytes]) -> dict[str, np.ndarray]:
+    outputs = signatures["rerank_examples"](examples=tf.constant(lists, tf.string))
+    return {name: value.numpy() for name, value in outputs.items()}
+
+
+def by_tensors(signatures: Any, raw: dict[str, Any], name: str = "serving_default") -> dict[str, np.ndarray]:
+    outputs = signatures[name](**{key: tf.constant(value) for key, value in raw.items()})
+    return {key: value.numpy() for key, value in outputs.items()}
+
+
+def test_no_variable_of_the_teacher_is_exported(exported: pathlib.Path, tiny_run: pathlib.Path) -> None:
+    _, reranker, _ = load_reranker(tiny_run)
+    facts = summarize(exported)
+    assert not facts.contains_teacher
+    assert facts.parameters_exported == reranker.count_params()
+
+
+def test_a_teacher_in_a_saved_model_is_found(tmp_path: pathlib.Path) -> None:
+    module = tf.Module()
+    module.teacher = {"kernel": tf.Variable([1.0], name="kernel")}
+    tf.saved_model.save(module, str(tmp_path / "model"))
+    assert summarize(tmp_path / "model").contains_teacher
+
+
+def test_only_core_operations_are_used(exported: pathlib.Path) -> None:
+    assert set(summarize(exported).ops) <= CORE_OPS
+
+
+def test_export_and_serving_never_import_the_teacher() -> None:
+    program = (
+        "import sys, export.saved_model, export.parity, psad_tf.serving.server, psad_tf.serving.client;"
+        "print([name for name in sys.modules if name in ('psad_tf.models.teacher', 'psad_tf.models.psad')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_signature_gives_the_scores_of_the_model_in_process(
+    signatures: Any, expected: dict[str, np.ndarray]
+) -> None:
+    raw = raw_tensors(LISTS, DECLARATION)
+    unblocked = raw | {"blocked": np.zeros(raw["initial_rank"].shape, bool)}
+    answers = [
+        by_examples(signatures, LISTS),
+        by_tensors(signatures, raw),
+        by_tensors(signatures, unblocked, "rerank_masked"),
+    ]
+    for answer in answers:
+        for name, values in expected.items():
+            np.testing.assert_allclose(answer[name], values, atol=1e-6)
+
+
+def test_inputs_are_named_as_on_the_wire(signatures: Any) -> None:
+    names = set(signatures["serving_default"].structured_input_signature[1])
+    assert names == set(raw_specs(DECLARATION))
+    assert {"item_id", "history_item_id", "history_age_seconds", "initial_rank", "age"} <= names
+
+
+def test_ranking_is_best_first_and_padding_is_last(signatures: Any) -> None:
+    answer = by_examples(signatures, LISTS)  # of 6 and 9 candidates
+    scores, ranking = answer["scores"], answer["ranking"]
+    assert ranking.dtype == np.int32
+    assert np.all(np.diff(np.take_along_axis(scores, ranking, 1), axis=1) <= 0)
+    assert sorted(ranking[0]) == list(range(9)) and set(ranking[0, 6:]) == {6, 7, 8}
+    item_ids = raw_tensors(LISTS, DECLARATION)["item_id"][..., 0]
+    np.testing.assert_array_equal(answer["item_ids"], np.take_along_axis(item_ids, ranking, 1))
+    assert list(answer["item_ids"][0, 6:]) == [b""] * 3
+
+
+def test_a_list_alone_and_in_a_batch_has_the_same_scores(signatures: Any) -> None:
+    alone = by_examples(signatures, LISTS[:1])["scores"][0]
+    batched = by_examples(signatures, LISTS)["scores"][0]
+    np.testing.assert_allclose(alone, batched[: len(alone)], atol=1e-6)
+
+
+def test_missing_features_have_defaults_in_the_graph(signatures: Any) -> None:
+    from tensorflow_serving.apis import input_pb2
+
+    record = input_pb2.ExampleListWithContext()
+    for item in (b"i1", b"never seen"):
+        record.examples.add().features.feature["item_id"].bytes_list.value.append(item)
+    answer = by_examples(signatures, [record.SerializeToString()])
+    assert np.all(np.isfinite(answer["scores"])) and sorted(answer["item_ids"][0]) == [b"i1", b"never seen"]
+
+
+def test_a_blocked_item_is_not_shown_and_does_not_change_the_others(signatures: Any) -> None:
+    raw = raw_tensors(LISTS[:1], DECLARATION)
+    blocked = np.zeros(raw["initial_rank"].shape, bool)
+    blocked[0, 2] = True
+    answer = by_tensors(signatures, raw | {"blocked": blocked}, "rerank_masked")
+    hidden = raw["item_id"][0, 2, 0]
+    assert hidden not in answer["item_ids"][0] and answer["ranking"][0, -1] == 2
+    assert answer["probabilities"][0, 2] == 0.0
+    without = {
+        name: np.delete(value, 2, 1) if value.ndim > 1 and name in _candidate_names() else value
+        for name, value in raw.items()
+    }
+    left = by_tensors(signatures, without)["scores"][0]
+    np.testing.assert_allclose(np.delete(answer["scores"][0], 2), left, atol=1e-6)
+
+
+def _candidate_names() -> set[str]:
+    return {"item_id", "genres", "initial_score", "year", "initial_rank"}
+
+
+def test_blocked_is_also_an_optional_feature_of_serialized_lists(signatures: Any) -> None:
+    from tensorflow_serving.apis import input_pb2
+
+    record = input_pb2.ExampleListWithContext.FromString(LISTS[0])
+    record.examples[1].features.feature["blocked"].int64_list.value.append(1)
+    hidden = record.examples[1].features.feature["item_id"].bytes_list.value[0]
+    assert hidden not in by_examples(signatures, [record.SerializeToString()])["item_ids"][0]
+
+
+def test_a_longer_history_than_declared_is_cut_to_the_most_recent(signatures: Any) -> None:
+    raw = raw_tensors([make_list(7, 6, 4)], DECLARATION)
+    longer = {
+        name: np.concatenate([value, value], 1) if name.startswith("history_") else value
+        for name, value in raw.items()
+    }
+    np.testing.assert_allclose(
+        by_tensors(signatures, longer)["scores"], by_tensors(signatures, raw)["scores"], atol=1e-6
+    )
+
+
+def test_a_list_of_more_candidates_than_declared_is_refused(signatures: Any) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 12 candidates"):
+        by_examples(signatures, [make_list(1, 13)])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="more than 12 candidates"):
+        by_tensors(signatures, raw_tensors([make_list(1, 13)], DECLARATION))
+
+
+def test_no_candidates_is_an_empty_ranking_not_an_error(signatures: Any) -> None:
+    answer = by_examples(signatures, [make_list(1, 0)])
+    assert list(answer["item_ids"][0]) in ([], [b""])
+
+
+@pytest.mark.parametrize("field", ["jit_compile", "float16"])
+def test_variants_rank_as_the_plain_graph_does(
+    tiny_run: pathlib.Path, tmp_path: pathlib.Path, signatures: Any, field: str
+) -> None:
+    path = export_saved_model(tiny_run, tmp_path, options=GraphOptions(**{field: True}))
+    loaded = tf.saved_model.load(path)
+    tolerance = 1e-5 if field == "jit_compile" else 5e-3
+    difference = np.abs(
+        by_examples(loaded.signatures, LISTS)["probabilities"]
+        - by_examples(signatures, LISTS)["probabilities"]
+    )
+    assert difference.max() <= tolerance
+
+
+def test_float16_halves_the_matrices_on_disk(
+    tiny_run: pathlib.Path, tmp_path: pathlib.Path, exported: pathlib.Path
+) -> None:
+    path = pathlib.Path(export_saved_model(tiny_run, tmp_path, options=GraphOptions(float16=True)))
+    sizes = [(each / "variables/variables.data-00000-of-00001").stat().st_size for each in (path, exported)]
+    assert sizes[0] < 0.75 * sizes[1]
+    assert summarize(path).parameters_exported == summarize(exported).parameters_exported
+
+
+def test_top_m_shortens_the_ranking_only(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    loaded = tf.saved_model.load(export_saved_model(tiny_run, tmp_path, options=GraphOptions(top_m=3)))
+    answer = by_examples(loaded.signatures, LISTS)
+    assert answer["ranking"].shape == answer["item_ids"].shape == (2, 3) and answer["scores"].shape == (2, 9)
+
+
+def test_warm_up_records_replay_every_signature_at_several_batch_sizes(
+    exported: pathlib.Path, signatures: Any
+) -> None:
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    seen = set()
+    for record in tf.data.TFRecordDataset(str(exported / WARMUP_FILE)).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        assert request.model_spec.name == "psad"
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        signature = request.model_spec.signature_name
+        answer = signatures[signature](**inputs)
+        seen.add((signature, int(answer["scores"].shape[0])))
+    names = {"serving_default", "rerank_examples", "rerank_masked"}
+    assert {name for name, _ in seen} == names and {size for _, size in seen} >= {1, 2, 32}
+
+
+def test_versions_count_up_and_are_never_overwritten(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "psad" / "4").mkdir(parents=True)
+    (tmp_path / "psad" / "9.tmp").mkdir()
+    assert next_version(str(tmp_path / "psad")) == 5
+    with pytest.raises(InputError, match="already there"):
+        export_saved_model(tiny_run, tmp_path, version=4)
+
+
+def test_a_failed_export_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match="no such run folder"):
+        export_saved_model(tmp_path / "missing", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "a b"])
+def test_a_model_name_that_is_a_path_is_refused(
+    tiny_run: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    with pytest.raises(InputError, match="model name"):
+        export_saved_model(tiny_run, tmp_path, model_name=name)
+
+
+def test_the_model_card_tells_data_metrics_configuration_and_commit(exported: pathlib.Path) -> None:
+    card = json.loads((exported / "assets.extra/model_card.json").read_text())
+    assert card["metrics"] == {"valid": {"ndcg@10": 0.5}} and card["data"]["lists"] == {"test": 6}
+    assert card["configuration"]["model"]["embedding_dim"] == 8
+    assert card["commit"] is None or len(card["commit"]) == 40
+    assert "teacher" in (exported / "assets.extra/model_card.md").read_text()
+
+
+def test_a_damaged_saved_model_is_named(exported: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match="not a SavedModel"):
+        summarize(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes((exported / "saved_model.pb").read_bytes())
+    with pytest.raises(InputError, match="not a whole SavedModel"):
+        summarize(tmp_path)
