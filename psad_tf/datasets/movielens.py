@@ -132,6 +132,12 @@ def read_movielens(folder: str | os.PathLike[str]) -> MovieLens:
         if _YEAR.fullmatch(year):  # two movies have other text there
             release_year = int(year)
             items[item_id] |= {"release_year": release_year, "decade": f"{release_year // 10 * 10}s"}
+    for user_id, events in ratings.items():
+        if user_id not in users:
+            raise InputError(f"user {user_id!r} has ratings but is not in {root / 'ml-100k.user'}")
+        for event in events:
+            if event.item_id not in items:
+                raise InputError(f"item {event.item_id!r} is rated but is not in {root / 'ml-100k.item'}")
     return MovieLens(ratings, users, items)
 
 
