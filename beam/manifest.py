@@ -183,9 +183,9 @@ def finish(
         data = text.encode()
         _write(FileSystems.join(folder, name), data)
         files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "records": records}
-    manifest = reports.manifest(declaration, dataclasses.asdict(options), dict(sorted(files.items())))
-    _write(FileSystems.join(folder, MANIFEST), _json(manifest).encode())
-    return manifest
+    manifest = _json(reports.manifest(declaration, dataclasses.asdict(options), dict(sorted(files.items()))))
+    _write(FileSystems.join(folder, MANIFEST), manifest.encode())
+    return json.loads(manifest)
 
 
 def _write_empty_files(

@@ -21,7 +21,7 @@ def varint(number: int) -> bytes:
         >>> varint(300).hex()
         'ac02'
     """
-    if number < 128:
+    if 0 <= number < 128:
         return number.to_bytes(1, "little")
     if number < 0:
         number += 1 << 64

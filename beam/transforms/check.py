@@ -65,7 +65,7 @@ class ImpressionCheck:
         self._runs.add(
             partition_of(request_id, self._options.num_partitions),
             request_key(request_id, data["time"]),
-            marshal.dumps((source, data), 2),
+            marshal.dumps((data, source), 2),
         )
 
     def close(self) -> Iterable[Message]:

@@ -46,12 +46,12 @@ class _Deduplicate(Handler):
         for key, value in merge_runs(of_topic(received, REQUESTS)):
             request_id = key[2:-8]
             if request_id == last:
-                source, data = marshal.loads(value)
+                data, source = marshal.loads(value)
                 detail = f"request_id: {request_id.decode()!r} has an earlier impression"
                 dead.add(IMPRESSIONS, RecordError("duplicate_request", detail), source, data)
                 continue
             last = request_id
-            _, data = marshal.loads(value)
+            data, _ = marshal.loads(value)
             user_id = data["user_id"].encode()
             if data.get("split") is None:
                 times.add(data["time"])

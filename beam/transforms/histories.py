@@ -106,7 +106,7 @@ def joined(
             user_id, user, has_row = key_user, encoder.user(key_user.decode(), None), False
             history.clear()
         if order == REQUEST:
-            source, data = marshal.loads(value)
+            data, source = marshal.loads(value)
             try:
                 encoded = encoder.encode(data, user, history)
             except Exception as error:
@@ -116,7 +116,7 @@ def joined(
             counts["joins/lists_without_user"] += not user.known
             yield data, encoded, history
         elif order == ATTRIBUTES:
-            source, data = marshal.loads(value)
+            data, source = marshal.loads(value)
             if has_row:
                 detail = f"user_id: {data['user_id']!r} has another row"
                 dead.add(USERS, RecordError("duplicate_user_row", detail), source, data)

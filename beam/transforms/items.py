@@ -71,7 +71,7 @@ class _BuildItemTable(Handler):
             nonlocal count
             last = None
             for item_id, value in merge_runs(runs):
-                source, data = marshal.loads(value)
+                data, source = marshal.loads(value)
                 if item_id == last:
                     detail = f"item_id: {data['item_id']!r} has another row"
                     dead.add(ITEMS, RecordError("duplicate_item_row", detail), source, data)

@@ -145,7 +145,7 @@ class _RangeReader:
         check_row(data, self._options.latest_time)
         self._types.check_row(data)
         owner, key = row_key(data)
-        self._rows.add(partition_of(owner, self._partitions), key, marshal.dumps((source, data), 2))
+        self._rows.add(partition_of(owner, self._partitions), key, marshal.dumps((data, source), 2))
 
     def _take_interaction(self, data: Any, source: str) -> None:
         check_interaction(data, self._options.latest_time)
@@ -168,13 +168,13 @@ class _RangeReader:
         self._runs.add(
             partition_of(user_id, self._partitions),
             timeline_key(user_id, 0, ATTRIBUTES, b""),
-            marshal.dumps((source, data), 2),
+            marshal.dumps((data, source), 2),
         )
 
     def _take_item(self, data: Any, source: str) -> None:
         check_attributes(data, "item_id")
         self._types.check_item(data)
-        self._runs.add(0, data["item_id"].encode(), marshal.dumps((source, data), 2))
+        self._runs.add(0, data["item_id"].encode(), marshal.dumps((data, source), 2))
 
 
 def timeline_key(user_id: bytes, time: int, order: int, rest: bytes) -> bytes:

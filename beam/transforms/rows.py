@@ -33,7 +33,7 @@ MOST_ROWS = 20_000
 _LENGTH = struct.Struct(">H")
 _TIME = struct.Struct(">Q")
 
-Row = tuple[str, dict[str, Any]]
+Row = tuple[dict[str, Any], str]  # (data, source)
 
 
 def row_key(data: dict[str, Any]) -> tuple[bytes, bytes]:
@@ -72,7 +72,7 @@ class _AssembleRows(Handler):
         for rows in grouped(of_topic(received, ROWS), self._options.session_gap_seconds, dead):
             counts["rows/kept"] += len(rows)
             counts["impressions/read"] += 1
-            source = rows[0][0]
+            source = rows[0][1]
             impression = assembled(rows)
             try:
                 check.take(impression, source)
@@ -97,7 +97,7 @@ def grouped(runs: list[Any], gap_seconds: int, dead: DeadLetters) -> Iterator[li
     for key, value in merge_runs(runs):
         end = 3 + int.from_bytes(key[1:3], "big")
         row = marshal.loads(value)
-        time = row[1]["time"]
+        time = row[0]["time"]
         pause = key[:1] == b"u" and time - last_time > gap_seconds
         if rows and (key[:end] != owner or pause):
             yield rows
@@ -107,16 +107,17 @@ def grouped(runs: list[Any], gap_seconds: int, dead: DeadLetters) -> Iterator[li
             rows.append(row)
         else:
             detail = f"the list has more than {MOST_ROWS} rows"
-            dead.add(ROWS, RecordError("too_many_candidates", detail), *row)
+            data, source = row
+            dead.add(ROWS, RecordError("too_many_candidates", detail), source, data)
     if rows:
         yield rows
 
 
 def assembled(rows: list[Row]) -> dict[str, Any]:
     """The impression of one list's rows, which come in time order."""
-    first = rows[0][1]
+    first = rows[0][0]
     request_id = first.get("request_id")
-    in_order = sorted((data for _, data in rows), key=_place)
+    in_order = sorted((data for data, _ in rows), key=_place)
     candidates: dict[Any, dict[str, Any]] = {}
     for number, data in enumerate(in_order):
         candidate = {
@@ -140,7 +141,7 @@ def assembled(rows: list[Row]) -> dict[str, Any]:
     }
     if in_order[0].get("split") is not None:
         impression["split"] = in_order[0]["split"]
-    users = {data["user_id"] for _, data in rows}
+    users = {data["user_id"] for data, _ in rows}
     if len(users) > 1:
         impression["other_users"] = sorted(users - {first["user_id"]})
     return impression

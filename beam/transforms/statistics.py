@@ -104,8 +104,9 @@ class DenseSummary:
             "missing": self.missing,
             "mean": float(first / n),
             "std": math.sqrt(variance) or 1.0 if self.smallest < self.largest else 1.0,
-            "min": self.smallest,
-            "max": self.largest,
+            # 0.0 and -0.0 are equal, and which of them was met first is chance.
+            "min": self.smallest + 0.0,
+            "max": self.largest + 0.0,
         }
 
 

@@ -1,0 +1,239 @@
+import csv
+import datetime
+import gzip
+import json
+
+import fastavro
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+import beam.sources as sources
+from beam.columns import Columns
+from beam.options import PreprocessOptions
+from beam.pipeline import preprocess
+from beam.sources import RawInputs, find_ranges, read_range
+from psad_tf.errors import InputError
+from psad_tf.records import RecordError
+from tests.beam import logs
+from tests.beam.logs import DECLARATION
+
+OPTIONS = PreprocessOptions(num_shards=1, num_partitions=2, latest_time=logs.START * 2)
+
+
+def _without(row, name):
+    return {key: value for key, value in row.items() if key != name}
+
+
+def _flat(data):
+    """Every kind of record as rows of plain columns."""
+    impressions = [
+        {
+            "request_id": each["request_id"],
+            "user_id": each["user_id"],
+            "time": each["time"],
+            "position": position,
+            "item_id": candidate["item_id"],
+            "initial_score": candidate["initial_score"],
+            "context.device": each["context"]["device"],
+            "feedback.rating": candidate["feedback"]["rating"],
+            "features.price": candidate["features"]["price"],
+            "features.badge": candidate["features"].get("badge"),
+        }
+        for each in data["impressions"]
+        for position, candidate in enumerate(each["candidates"])
+    ]
+    interactions = [
+        {
+            **{key: row[key] for key in ("user_id", "item_id", "time")},
+            "feedback.rating": row["feedback"]["rating"],
+        }
+        for row in data["interactions"]
+    ]
+    return {**data, "impressions": impressions, "interactions": interactions}
+
+
+def _write_csv(path, rows):
+    with gzip.open(path.with_suffix(".csv.gz"), "wt", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: "|".join(v) if isinstance(v, list) else v for key, v in row.items()})
+
+
+def _write_parquet(path, rows):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path.with_suffix(".parquet"))
+
+
+def _write_nested_avro(path, kind, rows):
+    strings = {"type": "array", "items": "string"}
+    numbers = {"type": "map", "values": "double"}
+    badge = {"name": "badge", "type": ["null", "string"], "default": None}
+    price = {"name": "price", "type": "double"}
+    features = {"type": "record", "name": "features", "fields": [price, badge]}
+    context = {"type": "record", "name": "context", "fields": [{"name": "device", "type": "string"}]}
+    candidate = {
+        "type": "record",
+        "name": "candidate",
+        "fields": [
+            {"name": "item_id", "type": "string"},
+            {"name": "initial_score", "type": "double"},
+            {"name": "feedback", "type": numbers},
+            {"name": "features", "type": features},
+        ],
+    }
+    types = {
+        "time": "long", "age": "double", "year": "double", "genres": strings, "feedback": numbers,
+        "context": context, "candidates": {"type": "array", "items": candidate},
+    }  # fmt: skip
+    fields = [{"name": name, "type": types.get(name, "string")} for name in rows[0]]
+    schema = fastavro.parse_schema({"type": "record", "name": kind, "fields": fields})
+    with open(path.with_suffix(".avro"), "wb") as file:
+        fastavro.writer(file, schema, rows)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return logs.records(lists=20)
+
+
+@pytest.fixture(scope="module")
+def expected(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("json")
+    preprocess(logs.write_folder(folder / "raw", data), folder / "lists", DECLARATION, options=OPTIONS)
+    return logs.digests(folder / "lists")
+
+
+@pytest.mark.parametrize("file_format", ["csv", "parquet", "avro"])
+def test_every_format_gives_the_lists_that_json_lines_give(data, expected, tmp_path, file_format):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for kind, rows in (data if file_format == "avro" else _flat(data)).items():
+        if file_format == "csv":
+            _write_csv(raw / kind, rows)
+        elif file_format == "parquet":
+            _write_parquet(raw / kind, rows)
+        else:
+            _write_nested_avro(raw / kind, kind, rows)
+    preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS)
+    assert logs.digests(tmp_path / "lists") == expected
+
+
+def test_every_line_is_read_once_however_the_file_is_cut(tmp_path, monkeypatch):
+    lines = [json.dumps({"n": number, "pad": "é" * (number % 50)}) for number in range(200)]
+    path = tmp_path / "users.jsonl"
+    path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+    for size in (1, 7, 64, 1000, 10**6):
+        monkeypatch.setattr(sources, "RANGE_BYTES", size)
+        ranges = find_ranges(RawInputs(impressions=(str(path),)))
+        found = [record for each in ranges for record in read_range(each)]
+        assert [record.data["n"] for record in found] == list(range(200)), size
+        raw = path.read_bytes()
+        assert all(json.loads(raw[r.place :].split(b"\n")[0]) == r.data for r in found[:50])
+
+
+def test_a_last_line_without_an_end_is_a_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a":1}\n{"a":2}')
+    (whole,) = find_ranges(RawInputs(impressions=(str(tmp_path / "a.jsonl"),)))
+    assert [record.data["a"] for record in read_range(whole)] == [1, 2]
+
+
+def test_several_globs_are_read_together_and_a_file_of_two_globs_once(tmp_path):
+    for name in ("a1.jsonl", "a2.jsonl", "b1.jsonl.gz"):
+        text = json.dumps({"name": name}).encode()
+        (tmp_path / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    patterns = tuple(str(tmp_path / pattern) for pattern in ("a*.jsonl", "b*", "*2.jsonl"))
+    found = [record.data["name"] for each in find_ranges(RawInputs(patterns)) for record in read_range(each)]
+    assert sorted(found) == ["a1.jsonl", "a2.jsonl", "b1.jsonl.gz"]
+
+
+def test_a_folders_files_are_told_by_their_names(tmp_path):
+    for name in (
+        "impressions-001.jsonl",
+        "impressions-002.csv",
+        "interactions.avro",
+        "items_of_old.txt",
+        "usersX.jsonl",
+    ):
+        (tmp_path / name).write_text("x")
+    found = RawInputs.from_folder(tmp_path)
+    assert [path.rsplit("/")[-1] for path in found.impressions] == [
+        "impressions-001.jsonl",
+        "impressions-002.csv",
+    ]
+    assert (len(found.interactions), found.users, found.items) == (1, (), ())
+
+
+@pytest.mark.parametrize("kind", ["impressions", "interactions"])
+def test_a_folder_without_impressions_or_interactions_is_refused(tmp_path, kind):
+    logs.write_folder(tmp_path, logs.records(lists=3))
+    (tmp_path / f"{kind}.jsonl").unlink()
+    with pytest.raises(InputError, match=f"{kind}.jsonl: no such file"):
+        RawInputs.from_folder(tmp_path)
+
+
+def test_what_is_missing_or_of_no_known_format_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        RawInputs.from_folder(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"x\*.jsonl: no such file \(impressions\)"):
+        find_ranges(RawInputs((str(tmp_path / "x*.jsonl"),)))
+    (tmp_path / "log.xml").write_text("")
+    with pytest.raises(InputError, match=r"log\.xml: the format is not known"):
+        find_ranges(RawInputs((str(tmp_path / "log.xml"),)))
+
+
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [
+        ("log.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 5000)),
+        ("log.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 5000)),
+    ],
+)
+def test_a_cut_gzip_file_is_an_error_that_names_it(tmp_path, name, whole):
+    path = tmp_path / name
+    path.write_bytes(whole[: len(whole) // 2])
+    (each,) = find_ranges(RawInputs((str(path),)))
+    with pytest.raises(InputError, match=f"{name}: the file is cut short or damaged"):
+        list(read_range(each))
+
+
+@pytest.mark.parametrize("end", ["parquet", "avro"])
+def test_a_cut_parquet_or_avro_file_is_an_error_that_names_it(tmp_path, end):
+    rows = [{"user_id": f"user-{number}"} for number in range(5000)]
+    if end == "parquet":
+        _write_parquet(tmp_path / "users", rows)
+    else:
+        _write_nested_avro(tmp_path / "users", "users", rows)
+    path = tmp_path / f"users.{end}"
+    path.write_bytes(path.read_bytes()[:-100])
+    (each,) = find_ranges(RawInputs((str(path),)))
+    with pytest.raises(InputError, match=rf"users\.{end}: not a whole (Parquet|Avro) file"):
+        list(read_range(each))
+
+
+def test_csv_says_which_rows_cannot_be_read(tmp_path):
+    path = tmp_path / "users.csv"
+    path.write_bytes("user_id,age,genres\nu1,3,\n\nu2\nu\xff,4,\n".encode("latin-1"))
+    (each,) = find_ranges(RawInputs((str(path),)))
+    assert [record.error and record.error.reason for record in read_range(each)] == [
+        None, "wrong_columns", "not_utf8",
+    ]  # fmt: skip
+
+
+def test_csv_cells_are_read_as_the_declaration_wants_them():
+    columns = Columns("items", DECLARATION, text=True)
+    assert columns({"item_id": "7", "genres": "war|drama", "year": "1999", "price": "", "other": "1"}) == {
+        "item_id": "7", "genres": ["war", "drama"], "year": 1999.0, "price": None, "other": "1",
+    }  # fmt: skip
+    with pytest.raises(RecordError, match="year: expected a number, got 'old'"):
+        columns({"item_id": "7", "year": "old"})
+
+
+def test_timestamps_bytes_and_maps_become_json_data():
+    columns = Columns("interactions", DECLARATION, text=False)
+    moment = datetime.datetime(2020, 9, 13, 12, 26, 40)
+    assert columns({"user_id": b"u", "time": moment, "feedback": [("rating", 3.0)]}) == {
+        "user_id": "u", "time": 1_600_000_000, "feedback": {"rating": 3.0},
+    }  # fmt: skip
+    with pytest.raises(RecordError, match="not_utf8"):
+        columns({"user_id": b"\xff"})
