@@ -32,6 +32,8 @@ _State = get_model_status_pb2.ModelVersionStatus.State
 START, LOADING, AVAILABLE = _State.Value("START"), _State.Value("LOADING"), _State.Value("AVAILABLE")
 UNLOADING, END = _State.Value("UNLOADING"), _State.Value("END")
 
+_SETTLE_SECONDS = 0.2
+
 Load = Callable[[str, int, str], LoadedVersion]
 
 
@@ -86,6 +88,7 @@ class ModelManager:
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
+        self._unsettled = False
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -154,15 +157,14 @@ class ModelManager:
             self._configs = models
             for name in before.keys() - models.keys():
                 self._publish(name, {}, {})
-            missing = []
+            self._unsettled = False
             for name in models:
                 self._refresh(name)
-                if not self.available(name):
-                    # A folder without a list of files is taken when it has stopped changing.
-                    self._stop.wait(0.05)
+            if self._unsettled:
+                self._stop.wait(_SETTLE_SECONDS)
+                for name in models:
                     self._refresh(name)
-                if not self.available(name):
-                    missing.append(name)
+            missing = [name for name in models if not self.available(name)]
             self._check_labels(models, self._labels_for_unavailable)
             if missing:
                 reasons = "; ".join(self._why(name) for name in missing)
@@ -253,6 +255,7 @@ class ModelManager:
         changing = self._seen.get(key) != files
         self._seen[key] = files
         if changing and not has_files_list(path):
+            self._unsettled = True  # it may be half copied: taken when it has stopped changing
             return None
         self._set(name, version, VersionState(LOADING))
         try:

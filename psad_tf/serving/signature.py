@@ -192,6 +192,10 @@ class Signature:
             )
         if math.prod(shape) > MOST_ELEMENTS:
             raise invalid_argument(f"input {alias!r} has more than {MOST_ELEMENTS} elements")
+        if tensor.tensor_content and (
+            spec.dtype == tf.string or len(tensor.tensor_content) != math.prod(shape) * spec.dtype.size
+        ):
+            raise invalid_argument(f"tensor parsing error: {alias}")
         if spec.dtype == tf.string and len(shape) == 1 and tensor.string_val:
             # Parsing pads every list to the longest: bound the product, not the sum.
             if len(tensor.string_val) * max(map(len, tensor.string_val)) > MOST_SERIALIZED_BYTES:

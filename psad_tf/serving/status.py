@@ -11,6 +11,8 @@ LONGEST_MESSAGE = 400
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _NODE = re.compile(r"\{\{[^{}]*\}\}\s*")
 _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[/\\][\w.@+\- ]*\w){2,}[/\\]?")
+# What TensorFlow puts in front of an error from inside a function.
+_NOISE = re.compile(r"Graph execution error|Detected at node|  File |<stack traces unavailable>|\t ?\[\[")
 _BATCH_QUEUE_FULL = "batch scheduling queue"
 
 
@@ -44,12 +46,13 @@ def failed_precondition(message: str) -> ServingError:
 
 
 def safe_line(message: str) -> str:
-    """The first line of a message without graph nodes and file paths, cut to a bounded length.
+    """The first line of a message that says something, without graph nodes and file paths, cut short.
 
     >>> safe_line("{{function_node f}} cannot read /srv/models/1/variables: gone\\nTraceback ...")
     'cannot read <path>: gone'
     """
-    line = next((line for line in message.splitlines() if line.strip()), "")
+    lines = (line for line in message.splitlines() if line.strip() and not _NOISE.match(line))
+    line = next(lines, "")
     line = _PATH.sub("<path>", _NODE.sub("", line)).strip()
     return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + "..."
 

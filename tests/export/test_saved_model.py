@@ -23,14 +23,15 @@ LISTS = [make_list(1), make_list(2, 9, 0)]
 
 # Everything the graph may use: kernels that any TensorFlow Serving build has.
 CORE_OPS = frozenset(
-    """AddV2 All Any Assert AssignVariableOp BatchMatMulV2 BiasAdd BroadcastTo Cast ConcatV2 Const DecodeProtoV2
-    DisableCopyOnRead Einsum EnsureShape Equal ExpandDims Fill GatherV2 Greater GreaterEqual HashTableV2 Identity
-    InitializeTableFromTextFileV2 IsNan Less LessEqual Log1p LogicalAnd LogicalNot LogicalOr LookupTableFindV2
-    MatMul Max Maximum Mean MergeV2Checkpoints Minimum Mul Neg NoOp NotEqual Pack Pad PadV2 ParseExampleV2
-    Placeholder Prod Range ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 SaveV2 Select SelectV2
-    Shape ShardedFilename Sigmoid Slice Softmax Softplus Squeeze StatefulPartitionedCall StatelessIf
-    StaticRegexFullMatch StopGradient StridedSlice StringJoin Sub Sum Tile TopKV2 Transpose Unpack VarHandleOp
-    VarIsInitializedOp ZerosLike FloorDiv FloorMod""".split()
+    """AddV2 All Any Assert AssignVariableOp BatchMatMulV2 BiasAdd BroadcastTo Cast ConcatV2 Const
+    DecodeProtoV2 DisableCopyOnRead Einsum EnsureShape Equal ExpandDims Fill GatherV2 Greater
+    GreaterEqual HashTableV2 Identity InitializeTableFromTextFileV2 IsNan Less LessEqual Log1p
+    LogicalAnd LogicalNot LogicalOr LookupTableFindV2 MatMul Max Maximum Mean MergeV2Checkpoints
+    Minimum Mul Neg NoOp NotEqual Pack Pad PadV2 ParseExampleV2 Placeholder Prod Range
+    ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 SaveV2 Select SelectV2 Shape
+    ShardedFilename Sigmoid Slice Softmax Softplus Squeeze StatefulPartitionedCall StatelessIf
+    StaticRegexFullMatch StopGradient StridedSlice StringJoin Sub Sum Tile TopKV2 Transpose Unpack
+    VarHandleOp VarIsInitializedOp ZerosLike FloorDiv FloorMod""".split()
 )
 
 
