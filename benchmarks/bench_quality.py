@@ -1,0 +1,246 @@
+"""Ranking quality of PSAD and the baselines: python -m benchmarks.bench_quality
+
+Trains every model for every seed on MovieLens-100K (and the models of the known-optimum comparison on the
+simulator), tests them, and writes to --output_dir
+
+    quality.json               {data set: {model: {metric: {"mean", "std", "seeds"}}}}
+    quality_significance.json  paired tests of student and teacher against the best baseline
+    quality.md                 both as tables
+
+Every finished (model, seed) is kept in runs/bench/results.jsonl, so a run that was stopped goes on.
+Hyperparameters of the baselines come from quality_search.json, which `--search` makes from the validation
+lists alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import (
+    MOVIELENS,
+    RESULTS_DIR,
+    SIMULATOR,
+    WORK_DIR,
+    ResultStore,
+    markdown_table,
+    merged,
+    movielens_lists,
+    one_line_errors,
+    paired_test,
+    read_json,
+    summarize,
+    write_json,
+    write_text,
+)
+from psad_tf.errors import InputError
+from psad_tf.metrics import METRICS
+
+SEARCH_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "quality_search.json")
+PSAD_CONFIGS = {
+    MOVIELENS: os.path.join("configs", "movielens.json"),
+    SIMULATOR: os.path.join("configs", "simulator.json"),
+}
+BASELINE_NAMES = ("lambdamart", "pointwise", "dlcm", "prm", "setrank", "seq2slate", "nar4rec")
+MODELS = {
+    MOVIELENS: ("initial", *BASELINE_NAMES, "teacher_k1", "teacher_k5", "teacher_k20", "student"),
+    SIMULATOR: ("initial", "pointwise", "teacher_k1", "teacher_k2", "teacher_k5", "teacher_k8", "student"),
+}
+STUDENTS_BLOCK = 5
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--seeds", type=int, default=5, help="seeds of each model")
+    parser.add_argument("--models", nargs="+", default=None, help="only these")
+    parser.add_argument("--data", nargs="+", choices=list(MODELS), default=list(MODELS), help="data sets")
+    parser.add_argument("--lists_dir", default="", help="MovieLens lists that are already there")
+    parser.add_argument("--output_dir", default=RESULTS_DIR, help="folder of the results")
+    parser.add_argument("--work_dir", default=WORK_DIR, help="folder of data, runs and finished results")
+    parser.add_argument("--search", action="store_true", help="search hyperparameters on validation lists")
+    options = parser.parse_args(arguments)
+    with one_line_errors():
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Trains what is not trained yet, and writes the results."""
+    if options.seeds < 1:
+        raise InputError(f"seeds: must be at least 1, got {options.seeds}")
+    os.makedirs(options.output_dir, exist_ok=True)
+    store = ResultStore(os.path.join(options.work_dir, "results.jsonl"))
+    path = os.path.join(options.output_dir, "quality.json")
+    for data in options.data:
+        names = [name for name in MODELS[data] if options.models is None or name in options.models]
+        if not names:
+            continue
+        runner, finish = make_runner(data, options.work_dir, options.lists_dir, store)
+        if options.search:
+            search(data, [name for name in names if name in BASELINE_NAMES], runner)
+        collected: dict[str, list[dict[str, Any]]] = {}
+        for name in names:
+            seeds = range(1, 2 if name == "initial" else options.seeds + 1)
+            collected[name] = [_announced(data, name, seed, runner) for seed in seeds]
+            write_json(path, merged(read_json(path, {}), {data: {name: _summary(collected[name])}}))
+        finish()
+        _significance(options.output_dir, data, collected)
+    _report(options.output_dir)
+
+
+def make_runner(
+    data: str, work_dir: str, lists_dir: str, store: ResultStore
+) -> tuple[Any, Callable[[], None]]:
+    """The runner of a data set, and what to call when its results are in."""
+    from benchmarks.runs import Runner
+
+    if data == MOVIELENS:
+        return Runner(lists_dir or movielens_lists(work_dir), store, work_dir), lambda: None
+    from benchmarks.simulated_world import CANDIDATES, Oracle, simulated_lists
+
+    lists = simulated_lists(work_dir)
+    oracle = Oracle(lists)
+    return Runner(lists, store, work_dir, CANDIDATES, oracle.measure), oracle.finish
+
+
+def search(data: str, names: Sequence[str], runner: Any) -> None:
+    """Tries every point of the search space on the validation lists, with seed 1, and keeps all values."""
+    from benchmarks.runs import LAMBDAMART, LAMBDAMART_SEARCH, SEARCH, baseline_base
+
+    found = read_json(SEARCH_FILE, {})
+    for name in names:
+        trials = []
+        for trial in LAMBDAMART_SEARCH if name == LAMBDAMART else SEARCH:
+            if name == LAMBDAMART:
+                record = runner.lambdamart(trial, test=False)
+            else:
+                record = runner.neural(name, trial.config(baseline_base(runner.list_size)), test=False)
+            quality = record["valid"]["model"]
+            trials.append({"settings": dataclasses.asdict(trial), "valid ndcg@10": quality})
+            print(f"{data} {name}: validation NDCG@10 {quality:.4f} with {trial}", flush=True)
+        best = max(trials, key=lambda each: each["valid ndcg@10"])
+        found = merged(found, {data: {name: {"chosen": best["settings"], "trials": trials}}})
+        write_json(SEARCH_FILE, found)
+
+
+def _announced(data: str, name: str, seed: int, runner: Any) -> dict[str, Any]:
+    metrics = record_of(data, name, seed, runner)
+    print(f"{data} {name} seed {seed}: test NDCG@10 {metrics['metrics']['ndcg@10']:.4f}", flush=True)
+    return metrics
+
+
+def record_of(data: str, name: str, seed: int, runner: Any) -> dict[str, Any]:
+    """{"metrics": ..., "per_list": ...} of one model and seed on the test lists."""
+    from benchmarks.runs import LAMBDAMART, LambdaMARTConfig, Trial, baseline_base
+
+    part = "model"
+    if name == "initial":
+        record, part = runner.initial(), "initial"
+    elif name in BASELINE_NAMES:
+        chosen = read_json(SEARCH_FILE, {}).get(data, {}).get(name)
+        if chosen is None:
+            search(data, [name], runner)
+            chosen = read_json(SEARCH_FILE, {})[data][name]
+        settings = chosen["chosen"]
+        if name == LAMBDAMART:
+            record = runner.lambdamart(dataclasses.replace(LambdaMARTConfig(**settings), seed=seed))
+        else:
+            config = Trial(**settings).config(baseline_base(runner.list_size))
+            record = runner.neural(name, dataclasses.replace(config, seed=seed))
+    else:
+        record, part = runner.psad(psad_config_of(data, name, seed, runner.list_size)), name.split("_")[0]
+    return {"metrics": record["metrics"][part], "per_list": record["per_list"][part]}
+
+
+def psad_config_of(data: str, name: str, seed: int, list_size: int) -> Any:
+    """The configuration behind `student` or `teacher_k<K>`."""
+    from benchmarks.runs import psad_config, with_block_size
+
+    block_size = STUDENTS_BLOCK if name == "student" else int(name.removeprefix("teacher_k"))
+    config = psad_config(PSAD_CONFIGS[data], list_size)
+    return dataclasses.replace(with_block_size(config, block_size), seed=seed)
+
+
+def _summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    metrics = records[0]["metrics"]
+    return {metric: summarize([record["metrics"][metric] for record in records]) for metric in metrics}
+
+
+def _per_list(records: Sequence[dict[str, Any]]) -> np.ndarray:
+    """NDCG@10 of each list, the mean over seeds."""
+    return np.mean([np.array(record["per_list"], np.float64) for record in records], axis=0)
+
+
+def _significance(output_dir: str, data: str, collected: dict[str, list[dict[str, Any]]]) -> None:
+    """Tests student and teacher against the baseline of the highest mean, where both are there."""
+    present = [name for name in BASELINE_NAMES if name in collected]
+    if not present:
+        return
+    values = {name: _per_list(records) for name, records in collected.items()}
+    best = max(present, key=lambda name: float(np.nanmean(values[name])))
+    tests = {
+        name: {"against": best, **paired_test(each, values[best])}
+        for name, each in values.items()
+        if name == "student" or name.startswith("teacher")
+    }
+    if tests:
+        path = os.path.join(output_dir, "quality_significance.json")
+        write_json(path, {**read_json(path, {}), data: tests})
+
+
+def _report(output_dir: str) -> None:
+    results = read_json(os.path.join(output_dir, "quality.json"), {})
+    tests = read_json(os.path.join(output_dir, "quality_significance.json"), {})
+    parts = ["# Ranking quality", "", "Test lists; mean ± standard deviation over seeds. Made by"]
+    parts += ["`python -m benchmarks.bench_quality`.", ""]
+    for data, order in MODELS.items():
+        models = {name: results[data][name] for name in order if name in results.get(data, {})}
+        if not models:
+            continue
+        first = next(iter(models.values()))
+        metrics = [*METRICS, *(metric for metric in first if metric not in METRICS)]
+        rows = [
+            [name, *(_cell(metrics_of[metric]) for metric in metrics), str(_seeds(metrics_of))]
+            for name, metrics_of in models.items()
+        ]
+        titles = [metric.upper() if metric in METRICS else metric.replace("_", " ") for metric in metrics]
+        parts += [f"## {data}", "", markdown_table(["model", *titles, "seeds"], rows), ""]
+        if data in tests:
+            parts += [_test_table(tests[data]), ""]
+    text = "\n".join(parts)
+    write_text(os.path.join(output_dir, "quality.md"), text)
+    print(text)
+    print(f"wrote {os.path.join(output_dir, 'quality.json')} and quality.md")
+
+
+def _cell(summary: dict[str, Any]) -> str:
+    if len(summary["seeds"]) == 1:
+        return f"{summary['mean']:.4f}"
+    return f"{summary['mean']:.4f} ± {summary['std']:.4f}"
+
+
+def _seeds(metrics: dict[str, Any]) -> int:
+    return len(metrics["ndcg@10"]["seeds"])
+
+
+def _test_table(tests: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{name} - {facts['against']}",
+            f"{facts['difference']:+.4f}",
+            f"[{facts['low']:+.4f}, {facts['high']:+.4f}]",
+            f"{facts['p']:.4f}",
+            str(facts["lists"]),
+        ]
+        for name, facts in tests.items()
+    ]
+    return markdown_table(["NDCG@10, paired by list", "difference", "95% interval", "p", "lists"], rows)
+
+
+if __name__ == "__main__":
+    main()
