@@ -22,39 +22,59 @@ def crc32c_numpy(data: bytes) -> int:
         >>> hex(crc32c_numpy(b"123456789"))
         '0xe3069283'
     """
+    if len(data) < 4:
+        return _crc32c_small(data)
     table, shift = _tables()
-    state = 0xFFFFFFFF
-    for start in range(0, len(data), _BLOCK):
-        block = np.frombuffer(data, np.uint8, min(_BLOCK, len(data) - start), start)
-        distance = len(block)
-        gathered = np.bitwise_xor.reduce(table[np.arange(distance - 1, -1, -1), block])
-        state = _shifted(state, distance, shift) ^ int(gathered)
+    # Zeros before the data change nothing while the state is zero; the first state, all ones, goes into the
+    # first four bytes instead.
+    padding = -len(data) % _BLOCK
+    padded = np.zeros(padding + len(data), np.uint8)
+    padded[padding:] = np.frombuffer(data, np.uint8)
+    padded[padding : padding + 4] ^= 255
+    blocks = padded.reshape(-1, _BLOCK)  # [blocks, bytes]
+    state = 0
+    for gathered in np.bitwise_xor.reduce(table[_DISTANCES, blocks], axis=1).tolist():
+        first, second, third, fourth = shift
+        state = (
+            first[state & 255]
+            ^ second[state >> 8 & 255]
+            ^ third[state >> 16 & 255]
+            ^ fourth[state >> 24]
+            ^ gathered
+        )
     return state ^ 0xFFFFFFFF
 
 
-def _shifted(state: int, distance: int, shift: np.ndarray) -> int:
-    """The state after `distance` zero bytes."""
-    row = shift[distance]
-    return int(
-        row[0, state & 255] ^ row[1, state >> 8 & 255] ^ row[2, state >> 16 & 255] ^ row[3, state >> 24]
-    )
+def _crc32c_small(data: bytes) -> int:
+    state = 0xFFFFFFFF
+    for byte in data:
+        state ^= byte
+        for _ in range(8):
+            state = state >> 1 ^ (_POLYNOMIAL if state & 1 else 0)
+    return state ^ 0xFFFFFFFF
+
+
+_DISTANCES = np.arange(_BLOCK - 1, -1, -1)
 
 
 @functools.cache
-def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """(CRC contribution [distance, byte], state after zero bytes [distance, byte of the state, value])."""
+def _tables() -> tuple[np.ndarray, list[list[int]]]:
+    """(contribution of a byte by [distance from the end, value], state after a block by [state's byte][value])."""
     single = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         single = np.where(single & 1, single >> 1 ^ _POLYNOMIAL, single >> 1).astype(np.uint32)
+
+    def next_byte(state: np.ndarray) -> np.ndarray:
+        return state >> 8 ^ single[state & 255]
+
     table = np.empty((_BLOCK, 256), np.uint32)
     table[0] = single
     for distance in range(1, _BLOCK):
-        table[distance] = table[distance - 1] >> 8 ^ single[table[distance - 1] & 255]
-    shift = np.empty((_BLOCK + 1, 4, 256), np.uint32)
-    shift[0] = np.arange(256, dtype=np.uint32) << (8 * np.arange(4, dtype=np.uint32))[:, None]
-    for distance in range(1, _BLOCK + 1):
-        shift[distance] = shift[distance - 1] >> 8 ^ single[shift[distance - 1] & 255]
-    return table, shift
+        table[distance] = next_byte(table[distance - 1])
+    shift = np.arange(256, dtype=np.uint32) << (8 * np.arange(4, dtype=np.uint32))[:, None]
+    for _ in range(_BLOCK):
+        shift = next_byte(shift)
+    return table, shift.tolist()
 
 
 try:

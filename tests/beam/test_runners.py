@@ -1,0 +1,130 @@
+"""Every runner that runs here makes the same bytes; what is killed leaves nothing that looks whole."""
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from beam.options import PreprocessOptions
+from beam.pipeline import preprocess
+from psad_tf.errors import InputError
+from tests.beam import logs
+from tests.beam.logs import DECLARATION
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = PreprocessOptions(num_shards=2, num_partitions=3, latest_time=logs.START * 2)
+FLAGS = ["--num_shards=2", "--num_partitions=3", f"--latest_time={logs.START * 2}"]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    data = logs.records()
+    # Bad records and rows of a flat log travel every way that a message can.
+    data["users"].append({"age": "none"})
+    data["impressions"] += [
+        data["impressions"][3],
+        {"user_id": "user-2", "time": logs.START + 1, "item_id": "item-1", "initial_score": 0.5},
+        {"user_id": "user-2", "time": logs.START + 2, "item_id": "item-2", "initial_score": 0.7},
+    ]
+    return logs.write_folder(tmp_path_factory.mktemp("raw"), data)
+
+
+@pytest.fixture(scope="module")
+def expected(raw, tmp_path_factory):
+    output = tmp_path_factory.mktemp("direct") / "lists"
+    manifest = preprocess(raw, output, DECLARATION, options=OPTIONS)
+    return logs.digests(output), {**manifest, "created": None}
+
+
+def _equal(output, manifest, expected):
+    assert logs.digests(output) == expected[0]
+    assert {**manifest, "created": None} == expected[1]
+
+
+def _psad(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "psad_tf.cli", "preprocess", *map(str, arguments)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def test_worker_processes_make_the_same_bytes(raw, expected, tmp_path):
+    flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    manifest = preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS, pipeline_options=flags)
+    _equal(tmp_path / "lists", manifest, expected)
+
+
+def test_a_dask_cluster_of_worker_processes_makes_the_same_bytes(raw, expected, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        flags = [
+            "--runner=DaskRunner",
+            f"--dask_client_address={cluster.scheduler_address}",
+            "--dask_npartitions=2",
+        ]
+        manifest = preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS, pipeline_options=flags)
+        _equal(tmp_path / "lists", manifest, expected)
+        (raw_copy := tmp_path / "broken").mkdir()
+        logs.write_folder(raw_copy, logs.records(lists=3))
+        text = gzip.compress((raw_copy / "impressions.jsonl").read_bytes())
+        (raw_copy / "impressions.jsonl.gz").write_bytes(text[:-20])
+        with pytest.raises(InputError, match=r"impressions\.jsonl\.gz: the file is cut short"):
+            preprocess(raw_copy, tmp_path / "none", DECLARATION, options=OPTIONS, pipeline_options=flags)
+        assert not (tmp_path / "none").exists()
+
+
+def test_a_run_killed_half_way_leaves_nothing_that_looks_whole_and_the_next_one_is_right(
+    raw, expected, tmp_path
+):
+    # The last file of interactions is a pipe: the job has read the others when it opens it, and waits there.
+    pipe = tmp_path / "zz.jsonl.gz"
+    os.mkfifo(pipe)
+    inputs = ["--input_dir", raw, "--interactions", raw / "interactions.jsonl", pipe]
+    process = _psad(*inputs, "--output_dir", tmp_path / "lists", *FLAGS)
+    with open(pipe, "wb") as writer:  # returns when the job has opened it for reading
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        writer.close()
+    pipe.unlink()
+    left = [path.name for path in tmp_path.iterdir()]
+    assert "lists" not in left
+    assert not list(tmp_path.rglob("manifest.json"))
+    assert [name for name in left if name.startswith("lists.tmp-")], "it was killed before it began"
+    again = _psad("--input_dir", raw, "--output_dir", tmp_path / "lists", *FLAGS)
+    output, errors = again.communicate()
+    assert again.returncode == 0, errors
+    assert logs.digests(tmp_path / "lists") == expected[0]
+    assert "42 impressions: 41 lists" in output
+    assert "1 duplicate_request" in output
+
+
+def test_the_command_says_a_mistake_in_one_line(raw, tmp_path):
+    features = tmp_path / "features.json"
+    features.write_text((raw / "features.json").read_text().replace('"price"', '"prize"'))
+    process = _psad("--input_dir", raw, "--features", features, "--output_dir", tmp_path / "lists", *FLAGS)
+    _, errors = process.communicate()
+    assert process.returncode == 2
+    assert errors.startswith("psad: feature 'prize' is declared but occurs in no record")
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "lists").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--runner=NoSuchRunner"], "--runner: .*NoSuchRunner"),
+        (["--runer=DirectRunner"], "Beam knows no option --runer"),
+        (["direct"], "Beam knows no option direct"),
+        (["--direct_num_workers=many"], "Beam's options are wrong"),
+    ],
+)
+def test_a_wrong_option_of_beam_is_named(raw, tmp_path, flags, message):
+    with pytest.raises(InputError, match=message):
+        preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS, pipeline_options=flags)
+    assert not list(tmp_path.iterdir())
