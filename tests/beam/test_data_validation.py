@@ -1,7 +1,7 @@
 """TensorFlow Data Validation reads schema.pbtxt, finds nothing wrong with the lists, and finds broken ones.
 
-TFDV reads tf.Examples and not lists of them. So each candidate becomes one tf.Example of its own features and of
-its list's context, as the schema describes them side by side.
+TFDV reads tf.Examples and not lists of them. So each candidate becomes one tf.Example of its own features and
+of its list's context, as the schema describes them side by side.
 """
 
 import os
