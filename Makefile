@@ -22,7 +22,7 @@ help:
 	@echo "make format  apply ruff's formatting and safe fixes"
 
 demo: setup
-	@$(PY) -m psad_tf.cli demo --output_dir runs/demo
+	@$(PY) -m psad_tf.cli demo --output_dir runs/demo --config configs/movielens.json --overlap_stride 5
 
 test: setup-dev lint types unit
 
