@@ -61,10 +61,10 @@ class LoadedVersion:
         try:
             verify_files(path)
             definitions = _signature_definitions(path)
-            self._loaded = tf.saved_model.load(path)
+            loaded = tf.saved_model.load(path)
             self.signatures = {
-                name: Signature(name, function, definitions[name], batching, scheduler)
-                for name, function in self._loaded.signatures.items()
+                name: Signature(name, function, definitions[name], batching, scheduler, loaded)
+                for name, function in loaded.signatures.items()
             }
             self.definitions = definitions
             if warmup:

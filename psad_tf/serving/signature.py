@@ -35,11 +35,19 @@ class Signature:
         definition: Its SignatureDef.
         batching: How requests are batched; None runs each alone.
         scheduler: Name of the batching threads that this signature shares with others.
+        owner: The loaded SavedModel: its variables and tables live as long as this signature.
     """
 
     def __init__(
-        self, name: str, function: Any, definition: Any, batching: Batching | None, scheduler: str
+        self,
+        name: str,
+        function: Any,
+        definition: Any,
+        batching: Batching | None,
+        scheduler: str,
+        owner: Any,
     ) -> None:
+        self._owner = owner
         self.name = name
         self.definition = definition
         self._function = function

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+from psad_tf.errors import InputError
+from psad_tf.serving.server import EmbeddedServer
+from psad_tf.serving.service import ServingService
+from psad_tf.serving.settings import ServerSettings
+from tests.psad_tf.serving.tiny_models import scale_request
+
+SMALL = ServerSettings(
+    grpc_max_threads=1, max_queued_requests=1, rest_api_port=None, file_system_poll_wait_seconds=0
+)
+
+
+class HoldingService(ServingService):
+    """Lets a request wait inside the server until the test says so."""
+
+    def __init__(self, manager: Any, metrics: Any) -> None:
+        super().__init__(manager, metrics)
+        self.entered = threading.Semaphore(0)
+        self.release = threading.Event()
+        self.worked = 0
+
+    def predict(self, request: Any) -> Any:
+        self.entered.release()
+        assert self.release.wait(60)
+        self.worked += 1
+        return super().predict(request)
+
+
+@contextlib.contextmanager
+def holding(models: pathlib.Path) -> Iterator[tuple[EmbeddedServer, HoldingService, Any]]:
+    server = EmbeddedServer.of_model("scale", models, SMALL)
+    server.service = service = HoldingService(server.manager, server.metrics)
+    with server, grpc.insecure_channel(server.address) as channel:
+        try:
+            yield server, service, prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        finally:
+            service.release.set()
+
+
+def test_the_queue_is_bounded_and_the_rest_is_resource_exhausted(models: pathlib.Path) -> None:
+    with holding(models) as (_, service, stub):
+        first = stub.Predict.future(scale_request(), timeout=60)
+        assert service.entered.acquire(timeout=30)
+        done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        others = [stub.Predict.future(scale_request(), timeout=60) for _ in range(4)]
+        for each in others:
+            each.add_done_callback(done.put)
+        refused = [done.get(timeout=30) for _ in range(3)]  # one of the four waits in the queue
+        assert {each.code() for each in refused} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        service.release.set()
+        (queued,) = set(others) - set(refused)
+        assert first.result().model_spec.version.value == queued.result().model_spec.version.value == 2
+
+
+def test_a_request_whose_deadline_passes_in_the_queue_is_not_worked_on(models: pathlib.Path) -> None:
+    with holding(models) as (_, service, stub):
+        first = stub.Predict.future(scale_request(), timeout=60)
+        assert service.entered.acquire(timeout=30)
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Predict(scale_request(), timeout=0.2)
+        assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        service.release.set()
+        first.result()
+        stub.Predict(scale_request(), timeout=60)
+        assert service.worked == 2
+
+
+def test_stopping_answers_the_running_requests_and_refuses_new_ones(models: pathlib.Path) -> None:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with holding(models) as (server, service, stub):
+        with grpc.insecure_channel(server.address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            running = stub.Predict.future(scale_request(), timeout=60)
+            assert service.entered.acquire(timeout=30)
+            stopping = threading.Thread(target=server.stop, args=(30.0,))
+            stopping.start()
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            watch.cancel()
+            service.release.set()
+            assert running.result().model_spec.version.value == 2
+            stopping.join()
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Predict(scale_request(), timeout=5)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("field", ["port", "rest_api_port"])
+def test_a_taken_port_is_one_clear_line(models: pathlib.Path, field: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"127.0.0.1:{port}: cannot be listened on"):
+            EmbeddedServer.of_model("scale", models, ServerSettings(**{field: port})).start()
+
+
+def test_the_command_serves_until_sigterm_and_ends_with_0(models: pathlib.Path) -> None:
+    arguments = ["--model_base_path", str(models), "--model_name", "scale", "--port", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "psad_tf.cli", "serve", *arguments, "--enable_batching=false"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert "serving scale: gRPC on 127.0.0.1:" in line
+    with grpc.insecure_channel(line.split()[-1]) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        assert stub.Predict(scale_request(), timeout=30).model_spec.version.value == 2
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "ended" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name the models"),
+        (["--model_base_path", "/nowhere"], "no versions found"),
+        (["--model_config_file", "/nowhere/models.config"], "no such file"),
+        (["--model_base_path", "/x", "--batching_parameters_file", "b"], "without --enable_batching"),
+        (["--model_base_path", "/x", "--rest_api_port", "8500"], "must differ from --port"),
+        (["--model_base_path", "/x", "--port", "70000"], "is not a port"),
+        (["--model_base_path", "/x", "--enable_batching", "perhaps"], "neither true nor false"),
+    ],
+)
+def test_wrong_options_are_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from psad_tf.cli import main
+
+    try:
+        code = main(["serve", *arguments])
+    except SystemExit as ended:  # argparse's own way out
+        code = int(str(ended.code))
+    error = capsys.readouterr().err
+    assert code == 2 and message in error and error.count("\n") == 1
