@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from psad_tf.errors import InputError
 from psad_tf.features import FeatureDeclaration
 from psad_tf.files import replaced_directory
 from psad_tf.records import (
@@ -46,6 +47,9 @@ def write_raw_data(data: RawData, output_dir: str | os.PathLike[str]) -> dict[st
 
     Returns:
         Number of records of each kind, by the kind's name.
+
+    Raises:
+        InputError: There is no list, or the folder cannot be written.
     """
     with replaced_directory(output_dir) as folder:
         counts = {
@@ -57,6 +61,8 @@ def write_raw_data(data: RawData, output_dir: str | os.PathLike[str]) -> dict[st
                 (ITEMS, data.items),
             )
         }
+        if not counts[IMPRESSIONS]:
+            raise InputError(f"{os.fspath(output_dir)}: not written, because the data set gives no list")
         write_declaration(data.declaration, folder)
     return counts
 
