@@ -9,6 +9,8 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.export.conftest import exported, tiny_lists, tiny_run  # noqa: F401
+
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
@@ -59,3 +61,14 @@ def model_stub(channel: grpc.Channel) -> Any:
     from tensorflow_serving.apis import model_service_pb2_grpc
 
     return model_service_pb2_grpc.ModelServiceStub(channel)
+
+
+@pytest.fixture(scope="module")
+def reranker_server(exported: pathlib.Path) -> Iterator[Any]:  # noqa: F811
+    """A server of the exported reranker, named psad."""
+    from psad_tf.serving.server import EmbeddedServer
+    from psad_tf.serving.settings import ServerSettings
+
+    settings = ServerSettings(rest_api_port=None, file_system_poll_wait_seconds=0)
+    with EmbeddedServer.of_model("psad", exported.parent, settings) as running:
+        yield running
