@@ -124,9 +124,7 @@ def _augment(
         done = done | free
     change = tf.where(visited, reached[:, tf.newaxis] - distance, 0.0)
     column_price = column_price - change
-    visited_rows = tf.reduce_max(
-        tf.one_hot(tf.where(visited, row_of, -1), k) * change[..., tf.newaxis], 1
-    )
+    visited_rows = tf.reduce_max(tf.one_hot(tf.where(visited, row_of, -1), k) * change[..., tf.newaxis], 1)
     row_price = row_price + visited_rows + tf.one_hot(row, k) * reached[:, tf.newaxis]
     # Walk back: each column on the path takes the row of the column before it.
     column = current_column

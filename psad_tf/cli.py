@@ -55,7 +55,10 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
                 raise
             continue
         subparser = subparsers.add_parser(
-            name, help=module.HELP, description=module.HELP, allow_abbrev=False,
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            allow_abbrev=False,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         module.add_arguments(subparser)

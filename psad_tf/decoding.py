@@ -138,7 +138,9 @@ def _picked(log_p: tf.Tensor, picks: tf.Tensor) -> tf.Tensor:
     return tf.reduce_sum(tf.where(picks >= 0, values, 0.0), -1)
 
 
-def _first_pairs(log_p: tf.Tensor, available: tf.Tensor, open_slots: tf.Tensor, width: int) -> list[tf.Tensor]:
+def _first_pairs(
+    log_p: tf.Tensor, available: tf.Tensor, open_slots: tf.Tensor, width: int
+) -> list[tf.Tensor]:
     """The block fillings that take the 1st, 2nd, ... largest pair first and go on greedily."""
     k = log_p.shape[1]
     n = tf.shape(log_p)[2]
@@ -154,9 +156,7 @@ def _first_pairs(log_p: tf.Tensor, available: tf.Tensor, open_slots: tf.Tensor, 
     return fillings
 
 
-def _beam_search(
-    scorer: BlockScorer, mask: tf.Tensor, slots: int, block_size: int, width: int
-) -> Decoded:
+def _beam_search(scorer: BlockScorer, mask: tf.Tensor, slots: int, block_size: int, width: int) -> Decoded:
     batch, n = tf.shape(mask)[0], tf.shape(mask)[1]
     length = tf.reduce_sum(tf.cast(mask, tf.int32), -1)
     # Beams share the scorer's batch axis as [batch * width]; list b's beams are rows b*width onwards.
@@ -176,10 +176,14 @@ def _beam_search(
         fillings = _first_pairs(log_p, available, open_slots, width)
         gains = tf.stack([_picked(log_p, picks) for picks in fillings], -1)  # [batch * width, width]
         # Fillings after the first are distinct only while a pair is left to start them with.
-        pairs = tf.reduce_sum(tf.cast(open_slots, tf.int32), -1) * tf.reduce_sum(tf.cast(available, tf.int32), -1)
-        distinct = (tf.range(width) < tf.maximum(pairs, 1)[:, tf.newaxis])
+        pairs = tf.reduce_sum(tf.cast(open_slots, tf.int32), -1) * tf.reduce_sum(
+            tf.cast(available, tf.int32), -1
+        )
+        distinct = tf.range(width) < tf.maximum(pairs, 1)[:, tf.newaxis]
         gains = tf.where(distinct, gains, _IMPOSSIBLE)
-        candidates = tf.reshape(total[..., tf.newaxis] + tf.reshape(gains, [batch, width, width]), [batch, -1])
+        candidates = tf.reshape(
+            total[..., tf.newaxis] + tf.reshape(gains, [batch, width, width]), [batch, -1]
+        )
         total, best = tf.math.top_k(candidates, width)  # [batch, width]
         rows = tf.reshape(best // width + tf.range(batch)[:, tf.newaxis] * width, [-1])
         ways = tf.reshape(best % width, [-1])

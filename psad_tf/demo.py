@@ -36,7 +36,7 @@ class DemoConfig:
 
     output_dir: str
     cache_dir: str | None = None
-    train: TrainConfig = TrainConfig()
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     seeds: int = 3
     overlap_stride: int = 0
 
@@ -79,9 +79,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         print(f"    MovieLens-100K in {folder}")
     with steps("build-lists"):
         rules = WindowRules(overlap_stride=config.overlap_stride)
-        counts = write_raw_data(
-            movielens.build_raw_data(movielens.read_movielens(folder), rules), raw
-        )
+        counts = write_raw_data(movielens.build_raw_data(movielens.read_movielens(folder), rules), raw)
         print("    " + ", ".join(f"{count:,} {kind}" for kind, count in counts.items()) + f" in {raw}")
 
     from beam.pipeline import preprocess
@@ -100,7 +98,9 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         for seed in range(config.train.seed, config.train.seed + config.seeds):
             print(f"    seed {seed}", flush=True)
             settings = dataclasses.replace(config.train, seed=seed)
-            runs.append(train(lists, os.path.join(root, "runs", f"seed-{seed}"), settings, overwrite=True).run_dir)
+            runs.append(
+                train(lists, os.path.join(root, "runs", f"seed-{seed}"), settings, overwrite=True).run_dir
+            )
 
     from psad_tf.evaluate import evaluate_run
 
@@ -191,7 +191,9 @@ def _print_summary(
         before = [c["item_id"] for c in impression["candidates"]][:_SHOWN_ITEMS]
         after = list(rankings[impression["request_id"]])[:_SHOWN_ITEMS]
         counts = [sum(liked[item] for item in each) for each in (before, after)]
-        print(f"\n  user {impression['user_id']}: liked among the first five: {counts[0]} before, {counts[1]} after")
+        print(
+            f"\n  user {impression['user_id']}: liked among the first five: {counts[0]} before, {counts[1]} after"
+        )
         for left, right in zip(before, after, strict=True):
             print(f"    {_cell(titles[left], liked[left])}  {_cell(titles[right], liked[right])}".rstrip())
     seeds = report["seeds"]

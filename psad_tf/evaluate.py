@@ -65,9 +65,7 @@ class Evaluator:
         self, batch: dict[str, tf.Tensor], collected: dict[str, dict[str, list[np.ndarray]]]
     ) -> None:
         count = int(batch["mask"].shape[0] or tf.shape(batch["mask"])[0])
-        scores = {
-            name: each.numpy()[:count] for name, each in self._rank(self._filled(batch, count)).items()
-        }
+        scores = {name: each.numpy()[:count] for name, each in self._rank(self._filled(batch, count)).items()}
         scores = {"initial": -batch[INITIAL_RANK].numpy().astype(np.float64), **scores}
         labels, mask = batch["labels"].numpy(), batch["mask"].numpy()
         for model, each in scores.items():
@@ -87,7 +85,9 @@ class Evaluator:
         }
 
 
-def evaluate_run(run_dir: str | os.PathLike[str], lists_dir: str | os.PathLike[str], split: str) -> Evaluation:
+def evaluate_run(
+    run_dir: str | os.PathLike[str], lists_dir: str | os.PathLike[str], split: str
+) -> Evaluation:
     """Evaluates a finished run on one split of a list folder.
 
     Raises:
@@ -105,4 +105,3 @@ def evaluate_run(run_dir: str | os.PathLike[str], lists_dir: str | os.PathLike[s
 
 def _evaluation_data(config: DataConfig) -> DataConfig:
     return dataclasses.replace(config, batch_size=max(config.batch_size, 128))
-

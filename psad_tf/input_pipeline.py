@@ -13,7 +13,7 @@ import functools
 import glob
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -213,7 +213,7 @@ class FeatureEncoder(tf.Module):
         return tf.ensure_shape(ids, values.shape)
 
     def _dense(
-        self, raw: Mapping[str, tf.Tensor], features: list[tuple[str, str]], shape: tf.Tensor
+        self, raw: Mapping[str, tf.Tensor], features: Sequence[tuple[str, str]], shape: tf.Tensor
     ) -> tf.Tensor:
         if not features:
             return tf.zeros(tf.concat([shape, [0]], 0))
@@ -255,7 +255,9 @@ def load_manifest(lists_dir: str | os.PathLike[str]) -> dict[str, Any]:
     if not os.path.isdir(lists_dir):
         raise InputError(f"{os.fspath(lists_dir)}: no such folder of lists (make one with 'psad preprocess')")
     if not os.path.isfile(path):
-        raise InputError(f"{os.fspath(lists_dir)}: has no manifest.json, so it is not a whole folder of lists")
+        raise InputError(
+            f"{os.fspath(lists_dir)}: has no manifest.json, so it is not a whole folder of lists"
+        )
     manifest = load_json(path)
     if not isinstance(manifest, dict) or manifest.get("format") != "psad-lists":
         raise InputError(f"{path}: is not a manifest of lists (format is not 'psad-lists')")
@@ -456,4 +458,3 @@ class ListDataset:
             pad_to_bucket_boundary=True,
             drop_remainder=drop_remainder,
         )
-

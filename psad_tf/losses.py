@@ -65,9 +65,7 @@ def slot_availability(order: tf.Tensor, mask: tf.Tensor, block_size: int) -> tf.
     return mask[:, tf.newaxis] & (tf.gather(taken, block_start, axis=1) < 0.5)
 
 
-def slot_targets(
-    labels: tf.Tensor, available: tf.Tensor, order: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
+def slot_targets(labels: tf.Tensor, available: tf.Tensor, order: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """What each slot should predict, and how much the slot tells.
 
     t[l, i] = 1 / |S_l| for i in S_l, S_l the available candidates whose label is that of the ideal
@@ -149,9 +147,7 @@ def unlikelihood(
 def _mean_of_lists(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     total = tf.reduce_sum(weights, -1)
     of_lists = tf.math.divide_no_nan(tf.reduce_sum(losses * weights, -1), total)
-    return tf.math.divide_no_nan(
-        tf.reduce_sum(of_lists), tf.reduce_sum(tf.cast(total > 0.0, tf.float32))
-    )
+    return tf.math.divide_no_nan(tf.reduce_sum(of_lists), tf.reduce_sum(tf.cast(total > 0.0, tf.float32)))
 
 
 def soft_relevance(probabilities: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -172,9 +168,7 @@ def soft_relevance(probabilities: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     """
     present = tf.cast(mask, tf.float32)
     mass = tf.einsum("bln,l->bn", probabilities, discount(probabilities.shape[1])) * present
-    mean = tf.reduce_sum(mass, -1, keepdims=True) / tf.maximum(
-        tf.reduce_sum(present, -1, keepdims=True), 1.0
-    )
+    mean = tf.reduce_sum(mass, -1, keepdims=True) / tf.maximum(tf.reduce_sum(present, -1, keepdims=True), 1.0)
     return tf.math.divide_no_nan(mass, mean)
 
 

@@ -73,7 +73,9 @@ class TwoRateAdam(tf.keras.optimizers.Adam):
         return {**super().get_config(), "embedding_ratio": self.embedding_ratio}
 
 
-def make_optimizer(config: OptimizerConfig, mixed_precision: str = "float32") -> tf.keras.optimizers.Optimizer:
+def make_optimizer(
+    config: OptimizerConfig, mixed_precision: str = "float32"
+) -> tf.keras.optimizers.Optimizer:
     """The optimizer of a configuration; with float16 it also scales the loss."""
     optimizer = TwoRateAdam(
         embedding_ratio=config.embedding_learning_rate / config.learning_rate,

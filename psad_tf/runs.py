@@ -44,7 +44,9 @@ def best_checkpoint(run_dir: str | os.PathLike[str]) -> str:
     folder = os.path.join(os.fspath(run_dir), "best")
     found = tf.train.latest_checkpoint(folder)
     if found is None:
-        raise InputError(f"{folder}: no checkpoint (the run in {os.fspath(run_dir)} has not finished an epoch)")
+        raise InputError(
+            f"{folder}: no checkpoint (the run in {os.fspath(run_dir)} has not finished an epoch)"
+        )
     return found
 
 

@@ -19,7 +19,15 @@ from psad_tf.errors import InputError
 from psad_tf.evaluate import Evaluator
 from psad_tf.features import FeatureDeclaration, load_json
 from psad_tf.files import replaced_file
-from psad_tf.input_pipeline import FeatureEncoder, ListDataset, check_lists, load_encoder, load_manifest
+from psad_tf.input_pipeline import (
+    FeatureEncoder,
+    ListDataset,
+    check_lists,
+    explain,
+    list_files,
+    load_encoder,
+    load_manifest,
+)
 from psad_tf.models.psad import PSAD
 from psad_tf.optimizer import make_optimizer
 from psad_tf.runs import empty_batch
@@ -86,6 +94,8 @@ def train(
     if declaration is None:
         declaration = FeatureDeclaration.from_dict(manifest.get("declaration"), f"{lists_dir}: declaration")
     check_lists(lists_dir, declaration)
+    for split in ("train", "valid"):
+        list_files(lists_dir, split)
     encoder = load_encoder(lists_dir, declaration)
     work_dir = _work_folder(run_dir, lists_dir, encoder, config, resume, overwrite)
     tf.keras.utils.set_random_seed(config.seed)
@@ -104,8 +114,6 @@ def train(
     except tf.errors.ResourceExhaustedError as error:
         raise InputError(f"{work_dir}: the disk or memory is full ({error.message[:150]})") from None
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
-        from psad_tf.input_pipeline import explain
-
         raise InputError(f"{os.fspath(lists_dir)}: a record cannot be read: {explain(error)}") from None
     finally:
         tf.keras.mixed_precision.set_global_policy(before)
@@ -244,9 +252,7 @@ class _Trainer:
             self.best_epoch.assign(epoch + 1)
             self.best_checkpoints.save(checkpoint_number=epoch + 1)
         seconds = round(time.perf_counter() - started, 2)
-        self.history.append(
-            {"epoch": epoch + 1, "losses": losses, "valid": evaluation, "seconds": seconds}
-        )
+        self.history.append({"epoch": epoch + 1, "losses": losses, "valid": evaluation, "seconds": seconds})
         _write_json(os.path.join(self.work_dir, "history.json"), self.history)
         self.checkpoints.save(checkpoint_number=int(self.model.step.numpy()))
         self._summarize(writer, losses, evaluation)
@@ -318,7 +324,9 @@ def _work_folder(
                 raise InputError(f"{work_dir}: was started with another configuration; it cannot be resumed")
             return work_dir
         if not overwrite:
-            raise InputError(f"{work_dir}: an unfinished run; add --resume to go on or --overwrite to drop it")
+            raise InputError(
+                f"{work_dir}: an unfinished run; add --resume to go on or --overwrite to drop it"
+            )
         shutil.rmtree(work_dir)
     elif resume:
         raise InputError(f"{work_dir}: no unfinished run to resume")
@@ -346,5 +354,3 @@ def _write_json(path: str, data: Any) -> None:
     with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(data, file, indent=1)
         file.write("\n")
-
-

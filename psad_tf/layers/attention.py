@@ -189,9 +189,7 @@ class DecoderLayer(tf.keras.layers.Layer):
         normed = self.self_norm(inputs)
         cache = self.self_attention.project(normed)
         if past is not None:
-            cache = KeyValue(
-                tf.concat([past.keys, cache.keys], 2), tf.concat([past.values, cache.values], 2)
-            )
+            cache = KeyValue(tf.concat([past.keys, cache.keys], 2), tf.concat([past.values, cache.values], 2))
         attended = self.self_attention(normed, cache, self_mask[tf.newaxis, tf.newaxis])
         inputs = inputs + self.self_drop(attended, seed=seed)
         crossed = self.cross_attention(

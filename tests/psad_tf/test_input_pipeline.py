@@ -106,7 +106,9 @@ def request_order(batches: tf.data.Dataset) -> list[bytes]:
 
 
 def test_training_order_depends_on_seed_and_epoch_alone(lists_dir):
-    dataset = ListDataset(lists_dir, "train", load_encoder(lists_dir), DataConfig(batch_size=16, list_sizes=(8,)))
+    dataset = ListDataset(
+        lists_dir, "train", load_encoder(lists_dir), DataConfig(batch_size=16, list_sizes=(8,))
+    )
     first = request_order(dataset.training_batches(1, 0))
     assert first == request_order(dataset.training_batches(1, 0))
     assert first != request_order(dataset.training_batches(1, 1))
@@ -115,7 +117,9 @@ def test_training_order_depends_on_seed_and_epoch_alone(lists_dir):
 
 
 def test_every_list_is_evaluated_once(lists_dir):
-    dataset = ListDataset(lists_dir, "valid", load_encoder(lists_dir), DataConfig(batch_size=7, list_sizes=(8,)))
+    dataset = ListDataset(
+        lists_dir, "valid", load_encoder(lists_dir), DataConfig(batch_size=7, list_sizes=(8,))
+    )
     assert sum(batch["mask"].shape[0] for batch in dataset.batches()) == dataset.count
 
 

@@ -49,7 +49,9 @@ def test_distillation_is_zero_exactly_when_the_student_agrees():
 def test_distillation_of_a_hand_computed_case():
     relevance, mask = tf.constant([[np.log(3.0), 0.0]], tf.float32), tf.ones([1, 2], tf.bool)
     expected = 0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5)
-    assert float(losses.distillation_loss(tf.zeros([1, 2]), relevance, mask, 1.0)) == pytest.approx(expected, rel=1e-5)
+    assert float(losses.distillation_loss(tf.zeros([1, 2]), relevance, mask, 1.0)) == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_pairwise_order_loss_of_a_hand_computed_case():

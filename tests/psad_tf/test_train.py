@@ -34,7 +34,11 @@ def finished(lists_dir, tmp_path_factory) -> str:
 
 def weights(run_dir: str) -> dict[str, np.ndarray]:
     reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(os.path.join(run_dir, "checkpoints")))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map() if "CHECKPOINTABLE" not in name}
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if "CHECKPOINTABLE" not in name
+    }
 
 
 class Killed(BaseException):
@@ -42,7 +46,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("at_step", [1, 3])
-def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(lists_dir, finished, tmp_path, monkeypatch, at_step):
+def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(
+    lists_dir, finished, tmp_path, monkeypatch, at_step
+):
     folder = str(tmp_path / "run")
     end = training._StepCallback.on_train_batch_end
 
@@ -100,7 +106,9 @@ def test_divergence_stops_with_step_terms_and_batch(lists_dir, tmp_path):
 def test_reranker_loads_without_the_teacher_and_scores_as_the_whole_model(lists_dir, finished):
     _, reranker, _ = load_reranker(finished)
     _, model, _ = load_psad(finished)
-    assert not any("teacher" in variable.name or "encoder" in variable.name for variable in reranker.variables)
+    assert not any(
+        "teacher" in variable.name or "encoder" in variable.name for variable in reranker.variables
+    )
     from psad_tf.input_pipeline import ListDataset, load_encoder
 
     lists = ListDataset(lists_dir, "test", load_encoder(lists_dir), settings().data)

@@ -21,7 +21,9 @@ def model() -> PSAD:
 
 
 @settings(max_examples=15, deadline=None)
-@given(lists=st.integers(1, 5), candidates=st.integers(1, 9), extra=st.integers(0, 4), seed=st.integers(0, 99))
+@given(
+    lists=st.integers(1, 5), candidates=st.integers(1, 9), extra=st.integers(0, 4), seed=st.integers(0, 99)
+)
 def test_permutation_and_padding_move_scores_and_nothing_else(lists, candidates, extra, seed):
     model = _shared_model()
     batch = tiny.batch(lists, candidates, seed=seed, shortest=1)
@@ -62,7 +64,9 @@ def test_scores_depend_on_the_other_candidates_only_with_list_context(model):
     assert np.abs(model(batch)["scores"] - model(other)["scores"])[0, :5].max() > 1e-5
     plain_config = tiny.config()
     student = StudentConfig(hidden_dims=(8,), list_context=False)
-    plain = tiny.model(dataclasses.replace(plain_config, model=dataclasses.replace(plain_config.model, student=student)))
+    plain = tiny.model(
+        dataclasses.replace(plain_config, model=dataclasses.replace(plain_config.model, student=student))
+    )
     np.testing.assert_array_equal(plain(batch)["scores"][0, :5], plain(other)["scores"][0, :5])
 
 
@@ -70,7 +74,9 @@ def parameters(model: PSAD) -> int:
     return sum(int(np.prod(variable.shape)) for variable in model.reranker.variables)
 
 
-@pytest.mark.parametrize("part", ["personalized_gates", "personalized_positions", "target_attention", "cross"])
+@pytest.mark.parametrize(
+    "part", ["personalized_gates", "personalized_positions", "target_attention", "cross"]
+)
 def test_each_part_of_the_profile_network_can_be_switched_off_alone(part, model):
     settings_ = tiny.config()
     profile = dataclasses.replace(settings_.model.user_profile, **{part: False})

@@ -54,7 +54,9 @@ def plain_autoregressive(model: PSAD, batch: dict[str, tf.Tensor]) -> tuple[np.n
             rows.append(probabilities)
             chosen.append(int(np.argmax(probabilities)))
             orders.append(chosen[-1])
-        distributions.append(np.array(rows + [np.zeros(items.shape[1])] * (teacher.slots(items.shape[1]) - len(rows))))
+        distributions.append(
+            np.array(rows + [np.zeros(items.shape[1])] * (teacher.slots(items.shape[1]) - len(rows)))
+        )
     return np.array(orders).reshape(len(items), -1), np.array(distributions)
 
 
@@ -156,7 +158,9 @@ def test_permuting_the_candidates_permutes_the_list(model, strategy):
     plain = model.generate(batch, strategy=strategy, beam_width=3)
     shuffled = model.generate(tiny.permuted(batch, order), strategy=strategy, beam_width=3)
     np.testing.assert_array_equal(order[shuffled.order.numpy()], plain.order)
-    np.testing.assert_allclose(shuffled.probabilities, tf.gather(plain.probabilities, order, axis=2), atol=1e-5)
+    np.testing.assert_allclose(
+        shuffled.probabilities, tf.gather(plain.probabilities, order, axis=2), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("strategy", ["greedy", "assignment", "beam"])
