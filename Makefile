@@ -13,12 +13,15 @@ FIND_PYTHON = for p in python3.11 python3; do \
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test setup setup-dev lock lint format types unit help clean
+.PHONY: demo test setup setup-dev lock lint format types unit help clean \
+	bench-quality bench-ablation bench-latency bench-beam bench-serving bench-train
 
 help:
 	@echo "make demo    set up, then run the whole product on MovieLens-100K (runs/demo/)"
 	@echo "make test    set up, then lint, type-check and test"
 	@echo "make lock    recompile requirements.txt and requirements-dev.txt"
+	@echo "make bench-quality, bench-ablation, bench-latency, bench-beam, bench-serving, bench-train"
+	@echo "             the measurements of docs/benchmarks.md"
 	@echo "make format  apply ruff's formatting and safe fixes"
 
 demo: setup
@@ -66,6 +69,10 @@ types: setup-dev
 
 unit: setup-dev
 	@$(PY) -m pytest -n 2 --dist loadfile
+
+# Each prints a table and writes benchmarks/results/<name>.json and a picture.
+bench-quality bench-ablation bench-latency bench-beam bench-serving bench-train: bench-%: setup-dev
+	@$(PY) -m benchmarks.bench_$*
 
 clean:
 	rm -rf .venv runs

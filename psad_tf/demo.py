@@ -87,8 +87,11 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
     with steps("preprocess"):
         manifest = preprocess(raw, lists, load_declaration(os.path.join(raw, "features.json")))
-        made = ", ".join(f"{count:,} {split}" for split, count in manifest["lists"].items())
-        print(f"    {made} lists in {lists}")
+        overlapping = _overlapping_lists(raw)
+        counted = dict(manifest["lists"])
+        counted["train"] -= overlapping
+        made = ", ".join(f"{count:,} {split}" for split, count in counted.items())
+        print(f"    {made} lists, and {overlapping:,} overlapping training lists, in {lists}")
 
     from psad_tf.train import train
 
@@ -132,7 +135,11 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         )
 
     report = {
-        "data": {"lists": manifest["lists"], "candidates": manifest["candidates"]},
+        "data": {
+            "lists": counted,
+            "overlapping_training_lists": overlapping,
+            "candidates": manifest["candidates"],
+        },
         "metrics": means[0],
         "seeds": _spread(means),
         "serving": {
@@ -155,6 +162,12 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         file.write("\n")
     _print_summary(report, served.rankings, raw, root, exported)
     return report
+
+
+def _overlapping_lists(raw: str) -> int:
+    """Training lists besides those that the protocol cuts."""
+    with open(os.path.join(raw, "impressions.jsonl"), encoding="utf-8") as file:
+        return sum(json.loads(line)["request_id"].endswith("-overlapping") for line in file)
 
 
 def _spread(means: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
