@@ -59,7 +59,7 @@ _DISTANCES = np.arange(_BLOCK - 1, -1, -1)
 
 @functools.cache
 def _tables() -> tuple[np.ndarray, list[list[int]]]:
-    """(table [distance from the end, byte] -> contribution, [byte of the state][value] -> state after a block)."""
+    """(by a byte's distance from the end and value: contribution; by a state's byte: state after a block)."""
     single = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         single = np.where(single & 1, single >> 1 ^ _POLYNOMIAL, single >> 1).astype(np.uint32)

@@ -21,8 +21,12 @@ def varint(number: int) -> bytes:
         >>> varint(300).hex()
         'ac02'
     """
-    if 0 <= number < 128:
-        return number.to_bytes(1, "little")
+    if 0 <= number < _READY:
+        return _VARINTS[number]
+    return _encode_varint(number)
+
+
+def _encode_varint(number: int) -> bytes:
     if number < 0:
         number += 1 << 64
     encoded = bytearray()
@@ -31,6 +35,10 @@ def varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+_READY = 1 << 14
+_VARINTS = [_encode_varint(number) for number in range(_READY)]
 
 
 def sized(tag: bytes, data: bytes) -> bytes:
@@ -68,11 +76,14 @@ def example(entries: bytes) -> bytes:
     return sized(_FIRST, entries)
 
 
-def list_with_context(context: bytes, examples: Iterable[bytes]) -> bytes:
-    """An ExampleListWithContext of a context Example and the candidates' Examples."""
+def list_with_context(context: bytes, candidates: Iterable[tuple[bytes, ...]]) -> bytes:
+    """An ExampleListWithContext of a context Example and, for each candidate, the entries of its Example."""
     parts: list[bytes] = []
-    for each in examples:
-        parts += (_FIRST, varint(len(each)), each)
+    for entries in candidates:
+        length = sum(map(len, entries))
+        size = varint(length)
+        parts += (_FIRST, varint(1 + len(size) + length), _FIRST, size)
+        parts += entries
     parts.append(sized(_SECOND, context))
     return b"".join(parts)
 

@@ -47,6 +47,8 @@ LONGEST_ID = 1024
 # Numbers are stored as 32-bit floats.
 LARGEST_NUMBER = 3.4e38
 
+_NUMBERS = frozenset({int, float})
+
 Value = str | int | float | list[str]
 
 
@@ -275,7 +277,7 @@ def _check_candidate(candidate: Any, index: int) -> str:
             raise RecordError("missing_field", f"candidates[{index}].initial_score: is missing")
         _check_number(score, f"candidates[{index}].initial_score")
     feedback = candidate.get("feedback")
-    if feedback:
+    if feedback and not _are_plain_numbers(feedback):
         _check_numbers(feedback, "feedback", index)
     features = candidate.get("features")
     if features:
@@ -322,6 +324,16 @@ def _check_numbers(values: Any, where: str, index: int | None = None) -> None:
             type(value) in (int, float) and -LARGEST_NUMBER < value < LARGEST_NUMBER
         ):
             _check_number(value, f"{_at(where, index)}.{name}")
+
+
+def _are_plain_numbers(values: Any) -> bool:
+    """True where all is surely well, so that the slower check that names a mistake is not needed."""
+    if type(values) is not dict:
+        return False
+    for value in values.values():
+        if not (type(value) in _NUMBERS and -LARGEST_NUMBER < value < LARGEST_NUMBER):
+            return False
+    return True
 
 
 def _check_number(value: Any, where: str) -> None:

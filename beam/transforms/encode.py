@@ -55,11 +55,17 @@ class ItemView(NamedTuple):
 
 
 class UserView(NamedTuple):
-    """What is ready to be joined of one user: strings and numbers of the context features it has."""
+    """What is ready to be joined of one user.
+
+    Attributes:
+        known: False where the user has no row.
+        categorical: For each categorical context feature, the user's strings and their map entry.
+        dense: For each dense context feature, the user's number and its map entry.
+    """
 
     known: bool
-    categorical: dict[str, tuple[str, ...]]
-    dense: dict[str, float]
+    categorical: dict[str, tuple[tuple[str, ...], bytes]]
+    dense: dict[str, tuple[float, bytes]]
 
 
 class Past(NamedTuple):
@@ -125,21 +131,22 @@ class ListEncoder:
         prefixes = [wire.float_prefix(name) for name in names]
         # "<12sf14sf": each feature's constant bytes, then its number.
         self._pack_floats = struct.Struct("<" + "".join(f"{len(prefix)}sf" for prefix in prefixes)).pack
-        self._prefixes = prefixes
+        # Constant bytes and numbers in turn; the numbers are set for each candidate.
+        self._floats = [each for prefix in prefixes for each in (prefix, 0.0)]
         self._ranks = [wire.int_entry(INITIAL_RANK, rank) for rank in range(declaration.max_candidates)]
         self.item = remembering(self._view_item)
 
     def user(self, user_id: str, attributes: Mapping[str, Any] | None) -> UserView:
         """Prepares a user's attributes."""
-        found = attributes or {}
-        categorical = {
-            feature.name: strings(found.get(feature.name), feature.width)
-            for feature in self._context_categorical
-        }
+        found = {**(attributes or {}), USER_ID: user_id}
+        categorical = {}
         for feature in self._context_categorical:
-            if feature.name == USER_ID:
-                categorical[USER_ID] = strings(user_id, feature.width)
-        dense = {name: number(found.get(name)) for name in self._context_dense}
+            values = strings(found.get(feature.name), feature.width)
+            categorical[feature.name] = values, _entry(feature, values)
+        dense = {}
+        for name in self._context_dense:
+            value = number(found.get(name))
+            dense[name] = value, wire.floats_entry(name, struct.pack("<f", value))
         return UserView(attributes is not None, categorical, dense)
 
     def encode(self, data: Mapping[str, Any], user: UserView, history: deque[Past]) -> EncodedList:
@@ -155,14 +162,21 @@ class ListEncoder:
         plain_items: list[str] = []
         candidate_values: list[tuple[tuple[str, ...], ...]] = []
         candidate_dense: list[tuple[float, ...]] = []
-        examples = []
+        candidates = []
         shown_feedback = data.get("feedback")
         score_at, own_dense = self._score_at, self._own_dense
+        floats, pack, ranks, label, item = (
+            self._floats,
+            self._pack_floats,
+            self._ranks,
+            self._label,
+            self.item,
+        )
         for rank, candidate in enumerate(data["candidates"]):
             item_id = candidate["item_id"]
-            view = self.item(item_id)
+            view = item(item_id)
             views.append(view)
-            dense = list(view.dense)
+            dense = [*view.dense]
             if score_at >= 0:
                 dense[score_at] = candidate["initial_score"]
             block = view.block
@@ -172,22 +186,22 @@ class ListEncoder:
                     value = features.get(name)
                     if value is not None:
                         dense[index] = value
-            if features and not self._categorical_names.isdisjoint(features):
-                block, values = self._overridden(view, features)
-                candidate_values.append(values)
+                if self._categorical_names.isdisjoint(features):
+                    plain_items.append(item_id)
+                else:
+                    block, values = self._overridden(view, features)
+                    candidate_values.append(values)
             else:
                 plain_items.append(item_id)
             feedback = candidate.get("feedback") or {}
             if shown_feedback and item_id in shown_feedback:
                 feedback = feedback | shown_feedback[item_id]
             candidate_dense.append(tuple(dense))
-            dense += self._label(feedback)
-            floats = self._pack_floats(
-                *[each for pair in zip(self._prefixes, dense, strict=True) for each in pair]
-            )
-            examples.append(wire.example(block + floats + self._ranks[rank]))
+            dense += label(feedback)
+            floats[1::2] = dense
+            candidates.append((block, pack(*floats), ranks[rank]))
         return EncodedList(
-            wire.list_with_context(context, examples),
+            wire.list_with_context(context, candidates),
             context_values, context_dense, views, plain_items, candidate_values, candidate_dense,
         )  # fmt: skip
 
@@ -204,19 +218,24 @@ class ListEncoder:
         for feature in self._context_categorical:
             name = feature.name
             value = given.get(name) if name != USER_ID else None
-            if value is not None:
-                values = strings(value, feature.width)
-            elif name in _CLOCK:
-                values = strings(_CLOCK[name](time), feature.width)
+            if value is None and name in _CLOCK:
+                value = _CLOCK[name](time)
+            if value is None:
+                values, entry = user.categorical[name]
             else:
-                values = user.categorical[name]
+                values = strings(value, feature.width)
+                entry = _entry(feature, values)
             all_values.append(values)
-            entries.append(wire.bytes_entry(name, _byte_values(values)))
+            entries.append(entry)
         numbers = []
         for name in self._context_dense:
             value = given.get(name)
-            numbers.append(user.dense[name] if value is None else float(value))
-            entries.append(wire.floats_entry(name, struct.pack("<f", numbers[-1])))
+            if value is None:
+                value, entry = user.dense[name]
+            else:
+                entry = wire.floats_entry(name, struct.pack("<f", value))
+            numbers.append(float(value))
+            entries.append(entry)
         recent = list(history)
         recent.reverse()
         for index, feature in enumerate(self._history_categorical):

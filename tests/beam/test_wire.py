@@ -28,7 +28,7 @@ def test_the_protos_read_what_is_encoded(strings, number, floats):
 
 
 def test_a_list_holds_its_candidates_in_order_and_its_context():
-    examples = [wire.example(wire.int_entry("rank", rank)) for rank in range(300)]
+    examples = [(wire.int_entry("rank", rank), wire.int_entry("other", 1)) for rank in range(300)]
     context = wire.example(wire.int_entry("time", 7))
     parsed = input_pb2.ExampleListWithContext.FromString(wire.list_with_context(context, examples))
     assert [each.features.feature["rank"].int64_list.value[0] for each in parsed.examples] == list(range(300))
