@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="time between looks for new versions; 0 never looks again",
     )
+    add(
+        "--model_config_file_poll_wait_seconds",
+        type=float,
+        default=0.0,
+        help="time between looks at --model_config_file; 0 never looks again",
+    )
     switch("--enable_model_warmup", True, "replay warm-up records before a version serves")
     switch(
         "--allow_version_labels_for_unavailable_models",
@@ -80,10 +86,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _models(arguments: argparse.Namespace) -> Any:
     from psad_tf.errors import InputError
-    from psad_tf.serving.settings import read_model_config, single_model_config
+    from psad_tf.serving.settings import single_model_config
 
     if arguments.model_config_file is not None:
-        return read_model_config(arguments.model_config_file)
+        return arguments.model_config_file
     if arguments.model_base_path is None:
         raise InputError("name the models with --model_config_file, or one with --model_base_path")
     return single_model_config(arguments.model_name, arguments.model_base_path)
@@ -115,6 +121,7 @@ def _settings(arguments: argparse.Namespace) -> ServerSettings:
         rest_api_num_threads=arguments.rest_api_num_threads,
         rest_api_timeout_seconds=arguments.rest_api_timeout_in_ms / 1000,
         file_system_poll_wait_seconds=arguments.file_system_poll_wait_seconds,
+        model_config_file_poll_wait_seconds=arguments.model_config_file_poll_wait_seconds,
         drain_seconds=arguments.drain_seconds,
         enable_model_warmup=arguments.enable_model_warmup,
         allow_version_labels_for_unavailable_models=arguments.allow_version_labels_for_unavailable_models,

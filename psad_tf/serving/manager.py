@@ -87,7 +87,7 @@ class ModelManager:
         self._work = threading.RLock()  # one change at a time; requests never wait for it
         self._changed = threading.Condition()
         self._stop = threading.Event()
-        self._watcher: threading.Thread | None = None
+        self._watchers: list[threading.Thread] = []
         self._unsettled = False
 
     # --- requests --------------------------------------------------------------------------------
@@ -188,19 +188,18 @@ class ModelManager:
 
     # --- watching --------------------------------------------------------------------------------
 
-    def watch(self, seconds: float) -> None:
-        """Looks at the base paths every so many seconds, in a thread of its own."""
-        self._watcher = threading.Thread(
-            target=self._watch, args=(seconds,), name="psad-file-system-poll", daemon=True
-        )
-        self._watcher.start()
+    def repeat(self, seconds: float, look: Callable[[], None]) -> None:
+        """Calls `look` every so many seconds, in a thread of its own, until `stop`."""
+        thread = threading.Thread(target=self._repeat, args=(seconds, look), name="psad-poll", daemon=True)
+        self._watchers.append(thread)
+        thread.start()
 
-    def _watch(self, seconds: float) -> None:
+    def _repeat(self, seconds: float, look: Callable[[], None]) -> None:
         while not self._stop.wait(seconds):
             try:
-                self.poll()
+                look()
             except Exception:
-                _log.exception("looking for versions failed; the loaded ones keep serving")
+                _log.exception("looking for changes failed; what is loaded keeps serving")
 
     def poll(self) -> None:
         """One look at every base path."""
@@ -211,8 +210,8 @@ class ModelManager:
     def stop(self) -> None:
         """Ends the watching."""
         self._stop.set()
-        if self._watcher is not None:
-            self._watcher.join()
+        for thread in self._watchers:
+            thread.join()
 
     def wait_until(self, condition: Callable[[ModelManager], bool], seconds: float) -> bool:
         """Waits until a condition on the states holds; false when the time is over first."""

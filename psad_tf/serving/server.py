@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from typing import Any
 
@@ -16,6 +17,7 @@ from psad_tf.serving.service import ServingService
 from psad_tf.serving.settings import ServerSettings, read_model_config, single_model_config
 from psad_tf.serving.status import ServingError
 
+_log = logging.getLogger(__name__)
 _DEFAULTS = ServerSettings()
 _numbers = itertools.count()
 
@@ -36,7 +38,8 @@ class EmbeddedServer:
     """
 
     def __init__(self, config: Any, settings: ServerSettings = _DEFAULTS) -> None:
-        self._config = read_model_config(config) if isinstance(config, str | os.PathLike) else config
+        self._config_file = os.fspath(config) if isinstance(config, str | os.PathLike) else None
+        self._config = config if self._config_file is None else read_model_config(self._config_file)
         self.settings = settings
         self.metrics = Metrics()
         scheduler = f"psad_{os.getpid()}_{next(_numbers)}"
@@ -96,8 +99,24 @@ class EmbeddedServer:
             raise
         self._grpc.start()
         if self.settings.file_system_poll_wait_seconds > 0:
-            self.manager.watch(self.settings.file_system_poll_wait_seconds)
+            self.manager.repeat(self.settings.file_system_poll_wait_seconds, self.manager.poll)
+        if self._config_file is not None and self.settings.model_config_file_poll_wait_seconds > 0:
+            self.manager.repeat(self.settings.model_config_file_poll_wait_seconds, self.reload_config_file)
         return self
+
+    def reload_config_file(self) -> None:
+        """Reads the configuration file again and serves what it says now, if that has changed.
+
+        A file that cannot be read, or that says something impossible, is logged and changes nothing.
+        """
+        assert self._config_file is not None
+        try:
+            config = read_model_config(self._config_file)
+            if config != self._config:
+                self.manager.configure(config)
+                self._config = config
+        except (InputError, ServingError) as error:
+            _log.error("%s was not taken over: %s", self._config_file, error)
 
     def stop(self, grace: float | None = None) -> None:
         """Drains and ends: health says NOT_SERVING, new requests are refused, running ones finish.

@@ -52,6 +52,8 @@ class ServerSettings:
         rest_api_num_threads: REST connections served at once.
         rest_api_timeout_seconds: Longest time for one REST request.
         file_system_poll_wait_seconds: Time between looks at the base paths; 0 never looks again.
+        model_config_file_poll_wait_seconds: Time between looks at the configuration file, where the server
+            was given one; 0 never looks again.
         drain_seconds: Time that running requests get at shutdown, or before a version is unloaded.
         enable_model_warmup: Replay a version's warm-up records before it takes traffic.
         allow_version_labels_for_unavailable_models: Whether a label may name a version that is not loaded.
@@ -69,6 +71,7 @@ class ServerSettings:
     rest_api_num_threads: int = 16
     rest_api_timeout_seconds: float = 30.0
     file_system_poll_wait_seconds: float = 1.0
+    model_config_file_poll_wait_seconds: float = 0.0
     drain_seconds: float = 10.0
     enable_model_warmup: bool = True
     allow_version_labels_for_unavailable_models: bool = False

@@ -238,9 +238,7 @@ def test_an_answer_that_is_no_ranking_falls_back(models: pathlib.Path) -> None:
 def test_a_killed_and_restarted_server_loses_no_request(exported: pathlib.Path) -> None:
     """Every request ends in time with the model's ranking or the initial order, across a restart."""
     port = int(free_address().rsplit(":", 1)[1])
-    settings = ServerSettings(
-        port=port, rest_api_port=None, file_system_poll_wait_seconds=0, enable_model_warmup=False
-    )
+    settings = ServerSettings(port=port, rest_api_port=None, file_system_poll_wait_seconds=0)
     answers: list[tuple[str, float]] = []
     phase, ended = {"now": MODEL}, threading.Event()
     reached = {name: threading.Semaphore(0) for name in (MODEL, INITIAL_ORDER)}

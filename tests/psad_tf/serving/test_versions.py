@@ -197,6 +197,25 @@ def test_a_model_left_out_of_a_new_configuration_is_gone(running: EmbeddedServer
     assert running.service.predict(scale_request(model="other")).model_spec.name == "other"
 
 
+def test_an_edited_configuration_file_is_taken_over_and_a_broken_one_is_not(
+    base: pathlib.Path, models: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    add_version(base, models, 2)
+    file = tmp_path / "models.config"
+    file.write_text(text_format.MessageToString(config(base, "specific { versions: 1 }")))
+    settings = ServerSettings(
+        rest_api_port=None, file_system_poll_wait_seconds=0, model_config_file_poll_wait_seconds=0.05
+    )
+    with EmbeddedServer(file, settings) as server:
+        assert answering(server) == 1
+        file.write_text("model_config_list {")
+        server.reload_config_file()
+        assert answering(server) == 1
+        file.write_text(text_format.MessageToString(config(base, "specific { versions: 2 }")))
+        assert server.manager.wait_until(lambda manager: states(server).get(1) == END, 30)
+        assert answering(server) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,0 +1,3 @@
+"""The two-version model of the server's tests."""
+
+from tests.psad_tf.serving.conftest import models, server  # noqa: F401
