@@ -3,9 +3,9 @@
     python -m benchmarks.bench_beam --lists 10000 100000 1000000
 
 Logs come from the simulator. Every measurement is a process of its own. Speed is lists a second of wall time,
-and a second of CPU of all processes, which other work on the machine disturbs less; importing packages in this
-process is left out, starting worker processes is not. Memory is the peak resident size of the largest worker: the
-process itself, where it is the only one.
+and a second of CPU of all processes, which other work on the machine disturbs less; importing packages in
+this process is left out, starting worker processes is not. Memory is the peak resident size of the largest
+worker: the process itself, where it is the only one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LEVEL = 4
 
 def main() -> None:
     """Measures what is asked for, prints the table and writes `beam.json` and `beam.png`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description="Measure the Beam job against a plain writer.")
     parser.add_argument("--lists", type=int, nargs="+", default=[10_000, 100_000], help="lists in the logs")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--work_dir", default=os.path.join(WORK_DIR, "beam"), help="logs and outputs")

@@ -18,9 +18,7 @@ from psad_tf.features import AGE_SECONDS, HISTORY_PREFIX, INITIAL_SCORE, ITEM_ID
 NAN = float("nan")
 
 
-def write_lists(
-    raw_dir: str, output_dir: str, declaration: FeatureDeclaration, compression_level: int
-) -> int:
+def write_lists(raw_dir: str, output_dir: str, declaration: FeatureDeclaration, level: int) -> int:
     """Writes one gzip TFRecord file a split, lists in the logs' order.
 
     Args:
