@@ -55,11 +55,12 @@ def run(arguments: argparse.Namespace) -> None:
     import dataclasses
     import os
 
-    from psad_tf.datasets.initial_order import InitialOrderMeter
     from psad_tf.datasets.raw_data import write_raw_data
     from psad_tf.records import IMPRESSIONS
 
     data = _read(arguments)
+    from psad_tf.datasets.initial_order import InitialOrderMeter  # TensorFlow: only once the input is right
+
     meter = InitialOrderMeter(data.declaration.label)
     data = dataclasses.replace(data, impressions=meter.watch(data.impressions))
     print("writing the lists", flush=True)
