@@ -71,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when it did its work, 1 when a check that it ran failed, 2 for a wrong input (one line on
-        stderr says what and where), 130 when interrupted.
+        stderr says what and where), 75 when another worker of a distributed run is gone, 130 when
+        interrupted.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -93,6 +94,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
             return _fail(f"{error.filename}: {os.strerror(error.errno)}")
         raise
+    except RuntimeError as error:
+        if type(error).__name__ != "WorkerLostError":  # its module imports TensorFlow
+            raise
+        print(f"psad: {' '.join(str(error).split())}", file=sys.stderr)
+        return 75  # EX_TEMPFAIL: worth another try
     except KeyboardInterrupt:
         print("psad: interrupted", file=sys.stderr)
         return 130

@@ -194,6 +194,9 @@ class TrainConfig:
         patience: Epochs without a better validation NDCG@10 before stopping; 0 never stops.
         seed: Of weights, shuffling and dropout.
         jit_compile: Compile the train step with XLA.
+        distribution: `none`; `mirrored`, over this machine's GPUs or, without any, two logical CPU
+            devices; or `multi_worker`, over the workers that the environment's TF_CONFIG names. The
+            batch is shared out; the result is that of one worker with the whole batch.
         mixed_precision: Compute in float16 (with loss scaling) or bfloat16, keep weights in float32.
         checkpoint_steps: Steps between checkpoints, besides one at the end of each epoch; 0 for none.
         keep_checkpoints: The last n kept, besides the best.
@@ -208,6 +211,7 @@ class TrainConfig:
     patience: int = 4
     seed: int = 1
     jit_compile: bool = True
+    distribution: Literal["none", "mirrored", "multi_worker"] = "none"
     mixed_precision: Literal["float32", "float16", "bfloat16"] = "float32"
     checkpoint_steps: int = 0
     keep_checkpoints: int = 2

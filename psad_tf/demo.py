@@ -205,7 +205,8 @@ def _print_summary(
         after = list(rankings[impression["request_id"]])[:_SHOWN_ITEMS]
         counts = [sum(liked[item] for item in each) for each in (before, after)]
         print(
-            f"\n  user {impression['user_id']}: liked among the first five: {counts[0]} before, {counts[1]} after"
+            f"\n  user {impression['user_id']}: liked among the first five: "
+            f"{counts[0]} before, {counts[1]} after"
         )
         for left, right in zip(before, after, strict=True):
             print(f"    {_cell(titles[left], liked[left])}  {_cell(titles[right], liked[right])}".rstrip())

@@ -435,16 +435,22 @@ class ListDataset:
         lists = self._lists.shuffle(
             min(buffer, self.count), seed=seed * 1_000_003 + epoch, reshuffle_each_iteration=False
         )
-        return self._batched(lists, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        batches = self._batched(lists, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+        options = tf.data.Options()
+        # Workers take their parts of every batch, not files of their own: the same batches for any number.
+        options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+        return batches.with_options(options)
 
     def batches(self) -> tf.data.Dataset:
         """All lists in file order; a last batch may be smaller."""
         return self._batched(self._lists, drop_remainder=False).prefetch(tf.data.AUTOTUNE)
 
-    @property
-    def steps_per_epoch(self) -> int | None:
-        """Whole batches in an epoch, where that is known beforehand (one padded size)."""
-        return self.count // self.config.batch_size if len(self.config.list_sizes) == 1 else None
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in an epoch; the same for every order of the lists."""
+        if len(self.config.list_sizes) == 1:
+            return self.count // self.config.batch_size
+        return sum(1 for _ in self._batched(self._lists, drop_remainder=True))
 
     def _batched(self, lists: tf.data.Dataset, drop_remainder: bool) -> tf.data.Dataset:
         sizes, batch_size = self.config.list_sizes, self.config.batch_size

@@ -14,6 +14,18 @@ from psad_tf.layers.attention import LARGE_NEGATIVE, masked_softmax
 _SMALLEST = 1e-9
 
 
+def over_replicas(value: tf.Tensor) -> tf.Tensor:
+    """The sum of `value` over the replicas of `tf.distribute`; itself where there is one.
+
+    Every mean below divides a replica's sum by the whole batch's count, so that summed gradients are
+    those of one replica with the whole batch.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return value
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
+
+
 def discount(slots: int) -> tf.Tensor:
     """The DCG discount of each slot, 1 / log2(2 + l), float32 [slots].
 
@@ -147,7 +159,7 @@ def unlikelihood(
 def _mean_of_lists(losses: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     total = tf.reduce_sum(weights, -1)
     of_lists = tf.math.divide_no_nan(tf.reduce_sum(losses * weights, -1), total)
-    return tf.math.divide_no_nan(tf.reduce_sum(of_lists), tf.reduce_sum(tf.cast(total > 0.0, tf.float32)))
+    return _mean(of_lists, total > 0.0)
 
 
 def soft_relevance(probabilities: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -239,8 +251,7 @@ def listwise_loss(scores: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.T
     gains = tf.where(mask, tf.pow(2.0, labels) - 1.0, 0.0)
     loss = losses_impl.SoftmaxLoss(name="listwise")
     losses, total_gains = loss.compute_unreduced_loss(gains, scores, mask)  # [batch] each
-    positive = tf.cast(total_gains > 0.0, tf.float32)
-    return tf.math.divide_no_nan(tf.reduce_sum(losses * positive), tf.reduce_sum(positive))
+    return _mean(losses, total_gains > 0.0)
 
 
 def pointwise_loss(probabilities: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -254,11 +265,10 @@ def pointwise_loss(probabilities: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor)
     Returns:
         A float32 scalar.
     """
-    present = tf.cast(mask, tf.float32)
     positive = tf.cast(labels >= 1.0, tf.float32)
     clipped = tf.clip_by_value(probabilities, 1e-6, 1.0 - 1e-6)
     losses = -positive * tf.math.log(clipped) - (1.0 - positive) * tf.math.log(1.0 - clipped)
-    return tf.math.divide_no_nan(tf.reduce_sum(losses * present), tf.reduce_sum(present))
+    return _mean(losses, mask)
 
 
 def ramp(step: tf.Tensor, steps: int) -> tf.Tensor:
@@ -270,5 +280,10 @@ def ramp(step: tf.Tensor, steps: int) -> tf.Tensor:
 
 
 def _mean_of_nonempty(losses: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    nonempty = tf.cast(tf.reduce_any(mask, -1), tf.float32)
-    return tf.math.divide_no_nan(tf.reduce_sum(losses * nonempty), tf.reduce_sum(nonempty))
+    return _mean(losses, tf.reduce_any(mask, -1))
+
+
+def _mean(losses: tf.Tensor, where: tf.Tensor) -> tf.Tensor:
+    """Mean of the entries where `where` is true, 0 if there is none."""
+    count = over_replicas(tf.reduce_sum(tf.cast(where, tf.float32)))
+    return tf.math.divide_no_nan(tf.reduce_sum(tf.where(where, losses, 0.0)), count)

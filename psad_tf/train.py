@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +17,11 @@ import numpy as np
 import tensorflow as tf
 
 from psad_tf.config import TrainConfig
+from psad_tf.distribution import WorkerLostError, is_chief, make_strategy
 from psad_tf.errors import InputError
 from psad_tf.evaluate import Evaluator
 from psad_tf.features import FeatureDeclaration, load_json
-from psad_tf.files import replaced_file
+from psad_tf.files import replaced_directory, replaced_file
 from psad_tf.input_pipeline import (
     FeatureEncoder,
     ListDataset,
@@ -91,38 +94,53 @@ def train(
     """
     run_dir = os.fspath(run_dir)
     manifest = load_manifest(lists_dir)
+    # Before anything else of TensorFlow: workers must meet when the program starts.
+    strategy = make_strategy(config.distribution, config.jit_compile, config.data.batch_size)
+    chief = is_chief(strategy)
     if declaration is None:
         declaration = FeatureDeclaration.from_dict(manifest.get("declaration"), f"{lists_dir}: declaration")
     check_lists(lists_dir, declaration)
     for split in ("train", "valid"):
         list_files(lists_dir, split)
     encoder = load_encoder(lists_dir, declaration)
-    work_dir = _work_folder(run_dir, lists_dir, encoder, config, resume, overwrite)
+    partial = f"{run_dir.rstrip(os.sep)}.partial"
+    if chief:
+        _prepare(run_dir, partial, lists_dir, encoder, config, resume, overwrite)
     tf.keras.utils.set_random_seed(config.seed)
     policy = {"float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}.get(config.mixed_precision, "float32")
     before = tf.keras.mixed_precision.global_policy()
     tf.keras.mixed_precision.set_global_policy(policy)
     try:
-        training = ListDataset(lists_dir, "train", encoder, config.data)
-        validation = ListDataset(lists_dir, "valid", encoder, config.data)
-        tutor = None
-        if config.distillation.enabled and config.distillation.mode == "offline":
-            tutor = _train_tutor(encoder, config, training, validation, work_dir, verbose)
-        model = build_model(encoder, config, tutor)
-        trainer = _Trainer(model, config, training, validation, work_dir, verbose)
-        best = trainer.run()
+        with contextlib.ExitStack() as stack:
+            # Workers other than the first write nothing that lasts.
+            work_dir = partial if chief else stack.enter_context(tempfile.TemporaryDirectory())
+            training = ListDataset(lists_dir, "train", encoder, config.data)
+            validation = ListDataset(lists_dir, "valid", encoder, config.data)
+            stack.enter_context(strategy.scope())
+            tutor = None
+            if config.distillation.enabled and config.distillation.mode == "offline":
+                tutor = _train_tutor(encoder, config, training, validation, work_dir, verbose)
+            model = build_model(encoder, config, tutor)
+            trainer = _Trainer(model, config, training, validation, work_dir, verbose and chief)
+            trainer.restore(os.path.join(partial, "checkpoints") if resume else "")
+            best = trainer.run()
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
+        raise WorkerLostError(
+            f"another worker is gone ({explain(error)}); start every worker again with --resume"
+        ) from None
     except tf.errors.ResourceExhaustedError as error:
-        raise InputError(f"{work_dir}: the disk or memory is full ({error.message[:150]})") from None
+        raise InputError(f"{partial}: the disk or memory is full ({error.message[:150]})") from None
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
         raise InputError(f"{os.fspath(lists_dir)}: a record cannot be read: {explain(error)}") from None
     finally:
         tf.keras.mixed_precision.set_global_policy(before)
     metrics = trainer.history[best - 1]["valid"]
-    _write_json(
-        os.path.join(work_dir, "metrics.json"),
-        {"best_epoch": best, "epochs": len(trainer.history), "valid": metrics},
-    )
-    _finish(work_dir, run_dir)
+    if chief:
+        _write_json(
+            os.path.join(partial, "metrics.json"),
+            {"best_epoch": best, "epochs": len(trainer.history), "valid": metrics},
+        )
+        _finish(partial, run_dir)
     return TrainResult(run_dir, best, metrics, len(trainer.history))
 
 
@@ -205,14 +223,20 @@ class _Trainer:
         )
         self.history: list[dict[str, Any]] = []
 
+    def restore(self, folder: str) -> None:
+        """Goes to the latest checkpoint of `folder`; stays at the start if there is none."""
+        found = tf.train.latest_checkpoint(folder) if folder else None
+        if found is None:
+            return
+        self.checkpoints.checkpoint.restore(found).assert_consumed()
+        done = int(self.epoch.numpy())
+        path = os.path.join(os.path.dirname(folder), "history.json")
+        self.history = load_json(path)[:done] if done else []
+        if self.verbose:
+            print(f"Resuming at epoch {done + 1}, step {int(self.model.step.numpy())}")
+
     def run(self) -> int:
         """Trains to the end; gives the best epoch, from 1."""
-        if self.checkpoints.latest_checkpoint:
-            self.checkpoints.checkpoint.restore(self.checkpoints.latest_checkpoint).assert_consumed()
-            done = int(self.epoch.numpy())
-            self.history = load_json(os.path.join(self.work_dir, "history.json"))[:done] if done else []
-            if self.verbose:
-                print(f"Resuming at epoch {done + 1}, step {int(self.model.step.numpy())}")
         writer = tf.summary.create_file_writer(os.path.join(self.work_dir, "logs"))
         while int(self.epoch.numpy()) < self.config.epochs and not self._patience_is_over():
             self._epoch(writer)
@@ -237,10 +261,16 @@ class _Trainer:
             )
         watch = _StepCallback(self)
         fitted = None
-        if steps is None or skip < steps:
+        if skip < steps:
             bar = 0 if not self.verbose else (1 if sys.stdout.isatty() else 2)
             fitted = self.model.fit(
-                batches, epochs=epoch + 1, initial_epoch=epoch, verbose=bar, callbacks=[watch]
+                batches,
+                # Said, not found out: a step that starts on a batch that is not there would count itself.
+                steps_per_epoch=steps - skip,
+                epochs=epoch + 1,
+                initial_epoch=epoch,
+                verbose=bar,
+                callbacks=[watch],
             )
         losses = {} if fitted is None else {key: float(v[-1]) for key, v in fitted.history.items()}
         evaluation = self.evaluator.run().means()
@@ -305,16 +335,16 @@ class _StepCallback(tf.keras.callbacks.Callback):
             trainer.checkpoints.save(checkpoint_number=int(trainer.model.step.numpy()))
 
 
-def _work_folder(
+def _prepare(
     run_dir: str,
+    work_dir: str,
     lists_dir: str | os.PathLike[str],
     encoder: FeatureEncoder,
     config: TrainConfig,
     resume: bool,
     overwrite: bool,
-) -> str:
+) -> None:
     """Makes or reopens `<run_dir>.partial` with everything but weights in it."""
-    work_dir = f"{run_dir.rstrip(os.sep)}.partial"
     if os.path.exists(run_dir) and not overwrite:
         raise InputError(f"{run_dir}: exists already; choose another folder or add --overwrite")
     if os.path.exists(work_dir):
@@ -322,7 +352,7 @@ def _work_folder(
             previous = load_json(os.path.join(work_dir, "config.json"))
             if previous != json.loads(json.dumps(config.to_dict())):
                 raise InputError(f"{work_dir}: was started with another configuration; it cannot be resumed")
-            return work_dir
+            return
         if not overwrite:
             raise InputError(
                 f"{work_dir}: an unfinished run; add --resume to go on or --overwrite to drop it"
@@ -330,14 +360,13 @@ def _work_folder(
         shutil.rmtree(work_dir)
     elif resume:
         raise InputError(f"{work_dir}: no unfinished run to resume")
-    os.makedirs(work_dir)
     source = os.fspath(lists_dir)
-    shutil.copytree(os.path.join(source, "vocabularies"), os.path.join(work_dir, "vocabularies"))
-    shutil.copyfile(os.path.join(source, "statistics.json"), os.path.join(work_dir, "statistics.json"))
-    shutil.copyfile(os.path.join(source, "manifest.json"), os.path.join(work_dir, "lists_manifest.json"))
-    _write_json(os.path.join(work_dir, "features.json"), encoder.declaration.to_dict())
-    _write_json(os.path.join(work_dir, "config.json"), config.to_dict())
-    return work_dir
+    with replaced_directory(work_dir) as folder:
+        shutil.copytree(os.path.join(source, "vocabularies"), os.path.join(folder, "vocabularies"))
+        shutil.copyfile(os.path.join(source, "statistics.json"), os.path.join(folder, "statistics.json"))
+        shutil.copyfile(os.path.join(source, "manifest.json"), os.path.join(folder, "lists_manifest.json"))
+        _write_json(os.path.join(folder, "features.json"), encoder.declaration.to_dict())
+        _write_json(os.path.join(folder, "config.json"), config.to_dict())
 
 
 def _finish(work_dir: str, run_dir: str) -> None:

@@ -29,7 +29,9 @@ DECLARATION = FeatureDeclaration(
 )
 
 
-def config(slots: int = 6, block_size: int = 2, dropout: float = 0.0, layers: int = 1, **changes: object) -> TrainConfig:
+def config(
+    slots: int = 6, block_size: int = 2, dropout: float = 0.0, layers: int = 1, **changes: object
+) -> TrainConfig:
     """A small configuration that does not need XLA's compile time."""
     model = ModelConfig(
         embedding_dim=8,

@@ -26,6 +26,11 @@ def run(arguments: argparse.Namespace) -> None:
     changes = {name: getattr(arguments, name) for name in ("seed", "epochs")}
     config = dataclasses.replace(config, **{key: v for key, v in changes.items() if v is not None})
 
+    if config.distribution == "mirrored":
+        from psad_tf.distribution import split_cpu
+
+        split_cpu()
+
     from psad_tf.features import load_declaration
 
     declaration = load_declaration(arguments.features) if arguments.features else None

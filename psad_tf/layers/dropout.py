@@ -14,8 +14,11 @@ def hashed_uniform(shape: tf.Tensor, seed: tf.Tensor, label: str) -> tf.Tensor:
     rounds). TensorFlow's stateless generators give other numbers under XLA than outside it; integer
     arithmetic gives the same everywhere, so a compiled step can be checked against a plain one.
 
+    Under `tf.distribute` a replica counts places from where the replica before it ended, so replicas
+    with parts of a batch draw what one replica with the whole batch would.
+
     Args:
-        shape: int32 [rank].
+        shape: int32 [rank], the batch first.
         seed: int32 [2].
         label: Tells one use of a seed from another.
 
@@ -25,7 +28,10 @@ def hashed_uniform(shape: tf.Tensor, seed: tf.Tensor, label: str) -> tf.Tensor:
     Reference: the hash is "lowbias32" of C. Wellons' hash prospector.
     """
     seed = tf.bitcast(seed, tf.uint32)
-    place = tf.cast(tf.range(tf.reduce_prod(shape)), tf.uint32)
+    size = tf.reduce_prod(shape)
+    context = tf.distribute.get_replica_context()
+    first = 0 if context is None else context.replica_id_in_sync_group * size
+    place = tf.cast(tf.range(size) + first, tf.uint32)
     salt = tf.constant(zlib.crc32(label.encode()), tf.uint32)
     bits = _hash32(place + _hash32(seed[0]))
     bits = _hash32(tf.bitwise.bitwise_xor(bits, tf.bitwise.bitwise_xor(_hash32(seed[1]), salt)))

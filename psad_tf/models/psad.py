@@ -55,7 +55,13 @@ class PSAD(tf.keras.Model):
         self._tutor = [tutor] if tutor is not None else []  # in a list: not a part of this model
         if tutor is not None:
             tutor.trainable = False
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+        self.step = tf.Variable(
+            0,
+            dtype=tf.int64,
+            trainable=False,
+            name="step",
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        )
 
     def call(self, encoded: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """The student's `scores` and `probabilities`, float32 [batch, n]."""
@@ -215,7 +221,8 @@ class PSAD(tf.keras.Model):
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
         self.optimizer.apply_gradients(pairs)
         self.step.assign_add(1)
-        return {**terms, "distillation_weight": weight}
+        # Keras sums these over replicas; the terms are parts of a mean, the weight is not.
+        return {**terms, "distillation_weight": weight / tf.distribute.get_strategy().num_replicas_in_sync}
 
 
 def _densified(
