@@ -1,0 +1,181 @@
+"""The long reliability runs of bench_serving; short versions are in the test suite."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import shutil
+import socket
+import threading
+import time
+from collections import Counter
+
+import grpc
+
+from benchmarks.serving_load import PREDICT
+from benchmarks.serving_setup import lists_of, serving, write_requests
+from psad_tf.errors import InputError
+from psad_tf.serving.client import RerankClient
+from psad_tf.serving.connection import ModelChoice
+from psad_tf.serving.policy import CallPolicy
+from psad_tf.serving.requests import Candidate, RerankRequest
+from psad_tf.serving.server import EmbeddedServer
+from psad_tf.serving.settings import ServerSettings
+
+_REQUEST = RerankRequest("1", [Candidate(str(item), float(-item)) for item in range(1, 21)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+    """Requests across a SIGKILL and a restart: each has an answer, at the latest near its deadline."""
+
+    requests: int
+    by_model: int
+    initial_order: int
+    lost: int
+    deadline_ms: float
+    slowest_ms: float
+
+
+def kill_and_restart(work_dir: str, model_dir: str, clients: int = 8) -> Kill:
+    """Kills the server process under load and starts it again on the same port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    policy = CallPolicy(timeout=0.25)
+    counts: Counter[str] = Counter()
+    slowest = [0.0] * clients
+    ended = threading.Event()
+
+    def ask(number: int) -> None:
+        with RerankClient(f"127.0.0.1:{port}", model=ModelChoice("plain"), policy=policy) as client:
+            while not ended.is_set():
+                start = time.perf_counter()
+                ranking = client.rerank(_REQUEST)
+                slowest[number] = max(slowest[number], time.perf_counter() - start)
+                counts["lost" if len(ranking.items) != 20 else ranking.source] += 1
+                time.sleep(0.02)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    with serving(work_dir, {"plain": model_dir}, port=port) as server:
+        for thread in threads:
+            thread.start()
+        time.sleep(3)
+        server.process.kill()
+    time.sleep(2)
+    with serving(work_dir, {"plain": model_dir}, port=port):
+        before = counts["model"]
+        limit = time.monotonic() + 60
+        while counts["model"] < before + 50 and time.monotonic() < limit:
+            time.sleep(0.1)
+        ended.set()
+        for thread in threads:
+            thread.join()
+    if counts["model"] < before + 50:
+        raise InputError("the clients did not find the restarted server")
+    return Kill(
+        sum(counts.values()),
+        counts["model"],
+        counts["initial_order"],
+        counts["lost"],
+        1e3 * policy.timeout,
+        1e3 * max(slowest),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Swaps:
+    """Requests across version swaps."""
+
+    swaps: int
+    requests: int
+    failures: int
+    versions_seen: int
+
+
+def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int = 8) -> Swaps:
+    """Puts new versions of the real model in place under load, and removes the old ones."""
+    base = os.path.join(work_dir, "swapping")
+    shutil.rmtree(base, ignore_errors=True)
+    shutil.copytree(model_dir, os.path.join(base, "1"))
+    request = write_requests(os.path.join(work_dir, "one.txt"), "plain", lists_of(lists_dir, 20, 1))[0]
+    settings = ServerSettings(rest_api_port=None, file_system_poll_wait_seconds=0)
+    counts: Counter[str] = Counter()
+    ended = threading.Event()
+    with EmbeddedServer.of_model("plain", base, settings) as server:
+
+        def ask() -> None:
+            with grpc.insecure_channel(server.address, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+                predict = channel.unary_unary(PREDICT)
+                while not ended.is_set():
+                    try:
+                        predict(request, timeout=30)
+                        counts["answered"] += 1
+                    except grpc.RpcError as error:
+                        counts[error.code().name] += 1
+
+        threads = [threading.Thread(target=ask) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for version in range(2, swaps + 2):
+            aside = os.path.join(base, f"{version}.tmp")
+            shutil.copytree(model_dir, aside)
+            os.rename(aside, os.path.join(base, str(version)))
+            server.manager.poll()
+            shutil.rmtree(os.path.join(base, str(version - 1)))
+        ended.set()
+        for thread in threads:
+            thread.join()
+        seen = len(server.manager.states("plain"))
+    failures = sum(counts.values()) - counts["answered"]
+    return Swaps(swaps, sum(counts.values()), failures, seen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fuzz:
+    """Answers to random and damaged requests."""
+
+    requests: int
+    codes: dict[str, int]
+    leaks: int
+    still_serving: bool
+
+
+def fuzz(work_dir: str, model_dir: str, lists_dir: str, requests: int, seed: int = 1) -> Fuzz:
+    """Sends random bytes and real requests with changed bytes; no answer may tell a path or a traceback."""
+    rng = random.Random(seed)
+    good = write_requests(os.path.join(work_dir, "one.txt"), "plain", lists_of(lists_dir, 8, 1))[0]
+    codes: Counter[str] = Counter()
+    leaks = 0
+    with serving(work_dir, {"plain": model_dir}) as server, grpc.insecure_channel(server.address) as channel:
+        predict = channel.unary_unary(PREDICT)
+        for _ in range(requests):
+            body = rng.randbytes(rng.randrange(300)) if rng.random() < 0.3 else _damaged(good, rng)
+            try:
+                predict(body, timeout=30)
+                codes["OK"] += 1
+            except grpc.RpcError as error:
+                details = error.details() or ""
+                codes[error.code().name] += 1
+                leaks += any(each in details for each in ("Traceback", ".py", os.getcwd(), "site-packages"))
+        still = bool(predict(good, timeout=30))
+    return Fuzz(requests, dict(codes), leaks, still)
+
+
+def _damaged(good: bytes, rng: random.Random) -> bytes:
+    body = bytearray(good)
+    for _ in range(rng.randrange(1, 10)):
+        at = rng.randrange(len(body))
+        kind = rng.randrange(4)
+        if kind == 0:
+            body[at] = rng.randrange(256)
+        elif kind == 1:
+            body[at] ^= 1 << rng.randrange(8)
+        elif kind == 2:
+            del body[at : at + rng.randrange(1, 20)]
+        else:
+            body[at:at] = body[at : at + rng.randrange(1, 40)]
+        if not body:
+            return b""
+    return bytes(body)
