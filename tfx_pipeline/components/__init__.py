@@ -1,0 +1,1 @@
+"""TFX components of the library's own; the others in the pipeline are stock."""

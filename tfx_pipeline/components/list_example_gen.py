@@ -1,0 +1,76 @@
+"""ListExampleGen: an ExampleGen that runs the Beam job on a raw data folder."""
+
+from __future__ import annotations
+
+import json
+
+from tfx.components.example_gen.component import FileBasedExampleGen
+from tfx.dsl.components.base import executor_spec
+from tfx.proto import example_gen_pb2, range_config_pb2
+from tfx.types import component_spec, standard_artifacts, standard_component_specs
+from tfx.types.channel import Channel
+
+from tfx_pipeline.components.list_example_gen_executor import CANDIDATES, OPTIONS, Executor
+from tfx_pipeline.settings import PipelineSettings
+
+
+class ListExampleGenSpec(component_spec.ComponentSpec):
+    """An ExampleGen's parameters, the job's options, and a second output."""
+
+    PARAMETERS = {
+        standard_component_specs.INPUT_BASE_KEY: component_spec.ExecutionParameter(type=str),
+        standard_component_specs.INPUT_CONFIG_KEY: component_spec.ExecutionParameter(
+            type=example_gen_pb2.Input
+        ),
+        standard_component_specs.RANGE_CONFIG_KEY: component_spec.ExecutionParameter(
+            type=range_config_pb2.RangeConfig, optional=True
+        ),
+        OPTIONS: component_spec.ExecutionParameter(type=str),
+    }
+    INPUTS: dict[str, component_spec.ChannelParameter] = {}
+    OUTPUTS = {
+        standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
+            type=standard_artifacts.Examples
+        ),
+        CANDIDATES: component_spec.ChannelParameter(type=standard_artifacts.Examples),
+    }
+
+
+class ListExampleGen(FileBasedExampleGen):
+    """Raw logs -> lists, and the same candidates as flat Examples.
+
+    The input's span and version are resolved, and its files fingerprinted for the cache, by the stock driver
+    of file-based ExampleGens.
+
+    Outputs:
+        examples: `Examples` of payload FORMAT_PROTO with splits train, valid and test. Its folder is a
+            folder of lists as `psad preprocess` writes it; `Split-<name>`, where TFX looks, leads to
+            `<name>`, and `data_view` holds the data view.
+        candidates: `Examples` of flat tf.Examples with the same splits, for TFDV (`flatten.py` says why).
+
+    Args:
+        settings: Where the input is, the features and the job's options.
+        code: Fingerprint of the code, so that other code makes its outputs anew.
+        span: The span to take; None takes the latest. Only where the input pattern has one.
+    """
+
+    SPEC_CLASS = ListExampleGenSpec
+    EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+
+    def __init__(self, settings: PipelineSettings, code: str, span: int | None = None) -> None:
+        range_config = None
+        if span is not None:
+            static = range_config_pb2.StaticRange(start_span_number=span, end_span_number=span)
+            range_config = range_config_pb2.RangeConfig(static_range=static)
+        split = example_gen_pb2.Input.Split(name="raw", pattern=settings.input_pattern)
+        options = Executor.encode_options(settings, code)
+        super(FileBasedExampleGen, self).__init__(
+            spec=ListExampleGenSpec(
+                input_base=settings.input_base,
+                input_config=example_gen_pb2.Input(splits=[split]),
+                range_config=range_config,
+                options=json.dumps(options, sort_keys=True),
+                examples=Channel(type=standard_artifacts.Examples),
+                candidates=Channel(type=standard_artifacts.Examples),
+            )
+        )

@@ -1,0 +1,34 @@
+"""Whether the packages that the pipeline needs beyond the runtime lock are installed."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from psad_tf.errors import InputError
+
+
+def require_tfx() -> None:
+    """Refuses to go on without TFX, before anything slow is imported.
+
+    Raises:
+        InputError: TFX or ML Metadata is not installed.
+    """
+    for package in ("tfx", "ml_metadata"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"the package {package!r} is not installed: the pipeline needs requirements-dev.txt "
+                "(uv pip install --no-deps -r requirements-dev.txt)"
+            )
+
+
+def require_kubeflow() -> None:
+    """The same for the Kubeflow Pipelines SDK, which only compiling for Kubeflow needs.
+
+    Raises:
+        InputError: `kfp` is not installed.
+    """
+    if importlib.util.find_spec("kfp") is None:
+        raise InputError(
+            "the package 'kfp' is not installed: compiling for Kubeflow Pipelines needs it "
+            '(uv pip install "tfx[kfp]==1.15.1", in an environment of its own)'
+        )

@@ -1,0 +1,129 @@
+"""Runs the pipeline in this process and says what each component did."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+
+import tfx.v1 as tfx
+from absl import logging as absl_logging
+from tfx.types import standard_component_specs
+
+from psad_tf.errors import InputError
+from tfx_pipeline.evaluation import Verdict, read_verdict
+from tfx_pipeline.metadata import Store
+from tfx_pipeline.pipeline import create_pipeline
+from tfx_pipeline.settings import PipelineSettings
+
+LOG_FILE = "tfx.log"
+_STEP = re.compile(r"Component (\S+) is (running|finished)\.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineRun:
+    """What a run did.
+
+    Attributes:
+        run_id: Its name in the metadata store.
+        states: `complete` or `cached` by component.
+        verdict: What the Evaluator found.
+        infra_reason: Why the candidate cannot be served, "" where it can.
+        pushed: The version's folder that TensorFlow Serving finds, None where nothing was pushed.
+        lists: Folder of the lists.
+        run_dir: The training run, None where a `run_fn` of one's own made none.
+    """
+
+    run_id: str
+    states: dict[str, str]
+    verdict: Verdict
+    infra_reason: str
+    pushed: str | None
+    lists: str
+    run_dir: str | None
+
+
+def run_local(settings: PipelineSettings, span: int | None = None) -> PipelineRun:
+    """Runs the pipeline with TFX's LocalDagRunner.
+
+    Args:
+        settings: The pipeline's.
+        span: The span to take; None takes the latest.
+
+    Raises:
+        InputError: A setting or the data are wrong; `DataAnomaly` where they break the schema.
+    """
+    if not os.path.isdir(settings.input_base):
+        raise InputError(f"{settings.input_base}: no such folder")
+    for folder in (settings.pipeline_root, os.path.dirname(os.path.abspath(settings.metadata_path))):
+        os.makedirs(folder, exist_ok=True)
+    with _shown_steps(os.path.join(settings.pipeline_root, LOG_FILE)):
+        tfx.orchestration.LocalDagRunner().run(create_pipeline(settings, span))
+    return read_run(settings)
+
+
+def read_run(settings: PipelineSettings) -> PipelineRun:
+    """Reads the latest run of the pipeline from the metadata store."""
+    store = Store(settings.metadata_path)
+    run = store.latest_run(settings.name)
+    infra = store.output(run, "InfraCheck" if settings.infra_image is None else "InfraValidator", "blessing")
+    pushed = store.output(run, "Pusher", standard_component_specs.PUSHED_MODEL_KEY)
+    evaluation = store.output(run, "Evaluator", standard_component_specs.EVALUATION_KEY)
+    trained = store.output(run, "Trainer", standard_component_specs.MODEL_RUN_KEY)
+    run_dir = os.path.join(trained.uri, "run")
+    blessed = infra.custom_properties["blessed"].int_value == 1
+    return PipelineRun(
+        run_id=run.name,
+        states=store.states(run),
+        verdict=read_verdict(evaluation.uri),
+        infra_reason=""
+        if blessed
+        else infra.custom_properties["reason"].string_value or "TensorFlow Serving did not load it",
+        pushed=pushed.custom_properties["pushed_destination"].string_value or None,
+        lists=store.output(run, "ListExampleGen", standard_component_specs.EXAMPLES_KEY).uri,
+        run_dir=run_dir if os.path.isdir(run_dir) else None,
+    )
+
+
+class _ShowSteps(logging.Handler):
+    """Prints TFX's announcements of components on stderr."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        step = _STEP.match(record.getMessage())
+        if step and step[2] == "running":
+            self._started = time.monotonic()
+            print(f"{step[1]} ...", file=sys.stderr, flush=True)
+        elif step:
+            seconds = time.monotonic() - self._started
+            print(f"{step[1]}: {seconds:.1f} s", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _shown_steps(log_file: str) -> Iterator[None]:
+    """Shows the components as they run, and writes TFX's whole log to a file."""
+    logger = absl_logging.get_absl_logger()
+    verbosity, propagated = absl_logging.get_verbosity(), logger.propagate
+    to_file = logging.FileHandler(log_file)
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handlers = [_ShowSteps(), to_file]
+    absl_logging.set_verbosity(absl_logging.INFO)
+    logger.propagate = False
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+        to_file.close()
+        logger.propagate = propagated
+        absl_logging.set_verbosity(verbosity)
