@@ -13,7 +13,7 @@ from psad_tf.config import DataConfig
 from psad_tf.errors import InputError
 from psad_tf.features import INITIAL_RANK
 from psad_tf.input_pipeline import ListDataset, explain
-from psad_tf.metrics import mean_metrics, per_list_metrics
+from psad_tf.metrics import kendall_agreement, mean_metrics, per_list_metrics
 
 RankFunction = Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 
@@ -24,9 +24,11 @@ class Evaluation:
 
     Attributes:
         values: {model: {metric: float64 [lists]}}; NaN where a list has no positive label.
+        agreement: Kendall's tau of teacher and student, float64 [lists]; empty without both.
     """
 
     values: Mapping[str, Mapping[str, np.ndarray]]
+    agreement: np.ndarray
 
     def means(self) -> dict[str, dict[str, float]]:
         """{model: {metric: mean over the lists that have it}}."""
@@ -49,25 +51,32 @@ class Evaluator:
     def run(self) -> Evaluation:
         """Ranks every list and computes its metrics; `initial` is always among the models."""
         collected: dict[str, dict[str, list[np.ndarray]]] = {}
+        agreement: list[np.ndarray] = []
         try:
             for batch in self.lists.batches():
-                self._collect(batch, collected)
+                self._collect(batch, collected, agreement)
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
             raise InputError(f"{self.lists.split} lists: a record cannot be read: {explain(error)}") from None
         return Evaluation(
             {
                 model: {metric: np.concatenate(parts) for metric, parts in metrics.items()}
                 for model, metrics in collected.items()
-            }
+            },
+            np.concatenate(agreement) if agreement else np.empty(0),
         )
 
     def _collect(
-        self, batch: dict[str, tf.Tensor], collected: dict[str, dict[str, list[np.ndarray]]]
+        self,
+        batch: dict[str, tf.Tensor],
+        collected: dict[str, dict[str, list[np.ndarray]]],
+        agreement: list[np.ndarray],
     ) -> None:
         count = int(batch["mask"].shape[0] or tf.shape(batch["mask"])[0])
         scores = {name: each.numpy()[:count] for name, each in self._rank(self._filled(batch, count)).items()}
         scores = {"initial": -batch[INITIAL_RANK].numpy().astype(np.float64), **scores}
         labels, mask = batch["labels"].numpy(), batch["mask"].numpy()
+        if "teacher" in scores and "student" in scores:
+            agreement.append(kendall_agreement(scores["teacher"], scores["student"], mask))
         for model, each in scores.items():
             if model == "probabilities":
                 continue

@@ -46,6 +46,26 @@ def per_list_metrics(scores: np.ndarray, labels: np.ndarray, mask: np.ndarray) -
     return {name: np.where(has_positive, computed[name], np.nan) for name in METRICS}
 
 
+def kendall_agreement(one: np.ndarray, other: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """How alike two models order each list: Kendall's tau, (agreeing - disagreeing pairs) / pairs.
+
+    Args:
+        one: Scores of one model, [lists, n].
+        other: Scores of the other, [lists, n].
+        mask: bool [lists, n].
+
+    Returns:
+        float64 [lists], 1 for the same order, -1 for the reverse; NaN for lists of fewer than two.
+
+    >>> kendall_agreement(np.array([[3.0, 2, 1]]), np.array([[3.0, 1, 2]]), np.ones([1, 3], bool)).round(4)
+    array([0.3333])
+    """
+    pairs = mask[:, :, None] & mask[:, None, :] & ~np.eye(mask.shape[1], dtype=bool)
+    signs = np.sign(one[:, :, None] - one[:, None, :]) * np.sign(other[:, :, None] - other[:, None, :])
+    count = pairs.sum((1, 2))
+    return np.where(count > 0, (signs * pairs).sum((1, 2)) / np.maximum(count, 1), np.nan)
+
+
 def mean_metrics(values: Mapping[str, np.ndarray]) -> dict[str, float]:
     """The mean of each metric over the lists that have it."""
     return {name: float(np.nanmean(each)) if len(each) else float("nan") for name, each in values.items()}

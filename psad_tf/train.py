@@ -273,7 +273,8 @@ class _Trainer:
                 callbacks=[watch],
             )
         losses = {} if fitted is None else {key: float(v[-1]) for key, v in fitted.history.items()}
-        evaluation = self.evaluator.run().means()
+        evaluated = self.evaluator.run()
+        evaluation, agreement = evaluated.means(), float(np.nanmean(evaluated.agreement))
         quality = evaluation[self.selects][SELECTION_METRIC]
         self.epoch.assign(epoch + 1)
         self.batch.assign(0)
@@ -282,7 +283,15 @@ class _Trainer:
             self.best_epoch.assign(epoch + 1)
             self.best_checkpoints.save(checkpoint_number=epoch + 1)
         seconds = round(time.perf_counter() - started, 2)
-        self.history.append({"epoch": epoch + 1, "losses": losses, "valid": evaluation, "seconds": seconds})
+        self.history.append(
+            {
+                "epoch": epoch + 1,
+                "losses": losses,
+                "valid": evaluation,
+                "agreement": agreement,
+                "seconds": seconds,
+            }
+        )
         _write_json(os.path.join(self.work_dir, "history.json"), self.history)
         self.checkpoints.save(checkpoint_number=int(self.model.step.numpy()))
         self._summarize(writer, losses, evaluation)
