@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_ranking as tfr
 
+from export.examples import parse_examples
 from export.half_precision import half_precision
 from psad_tf.features import (
     HISTORY_PREFIX,
@@ -133,21 +133,15 @@ class ServingModule(tf.Module):
         return self._rank(raw, blocked)
 
     def _rerank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        # One more than allowed is parsed: enough to see that a list is too long, whatever its length.
-        most = self._declaration.max_candidates + 1
-        context = context_spec(self._declaration)
         candidate = {
             name: feature
             for name, feature in candidate_spec(self._declaration).items()
             if name not in (RELEVANCE, NEGATIVE)
         }
         candidate[BLOCKED] = tf.io.FixedLenFeature([], tf.int64, 0)
-        raw = tfr.data.parse_from_example_list(
-            examples, list_size=most, context_feature_spec=context, example_feature_spec=candidate
+        raw = parse_examples(
+            examples, context_spec(self._declaration), candidate, self._declaration.max_candidates
         )
-        used = tf.reduce_any(raw[ITEM_ID][..., 0] != "", 0)
-        longest = tf.reduce_max(tf.where(used, tf.range(most) + 1, 1))
-        raw = {name: value if name in context else value[:, :longest] for name, value in raw.items()}
         return self._rank(raw, tf.cast(raw[BLOCKED], tf.bool))
 
     def _rank(self, raw: Mapping[str, tf.Tensor], blocked: tf.Tensor | None) -> dict[str, tf.Tensor]:

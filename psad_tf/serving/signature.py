@@ -20,7 +20,7 @@ from psad_tf.serving.settings import Batching
 from psad_tf.serving.status import ServingError, from_tensorflow, invalid_argument
 
 MOST_ELEMENTS = 2**22
-MOST_SERIALIZED_BYTES = 2**26
+MOST_SERIALIZED_BYTES = 2**25
 _MOST_QUEUES = 64
 
 _queue_numbers = itertools.count()

@@ -182,6 +182,22 @@ def test_a_list_of_more_candidates_than_declared_is_refused(signatures: Any) -> 
         by_tensors(signatures, raw_tensors([make_list(1, 13)], DECLARATION))
 
 
+def test_the_graph_parses_serialized_lists_as_training_does() -> None:
+    from tensorflow_serving.apis import input_pb2
+
+    from export.examples import parse_examples
+    from psad_tf.input_pipeline import candidate_spec, context_spec
+
+    bare = input_pb2.ExampleListWithContext()
+    bare.examples.add()
+    lists = tf.constant([*LISTS, bare.SerializeToString(), b""])
+    found = parse_examples(lists, context_spec(DECLARATION), candidate_spec(DECLARATION), 12)
+    for name, values in parse_lists(lists, DECLARATION).items():
+        if name.startswith("history_"):  # cut and padded to the declared length later
+            values = values[:, : found[name].shape[1]]
+        np.testing.assert_array_equal(found[name].numpy(), values.numpy(), err_msg=name)
+
+
 def test_no_candidates_is_an_empty_ranking_not_an_error(signatures: Any) -> None:
     answer = by_examples(signatures, [make_list(1, 0)])
     assert list(answer["item_ids"][0]) in ([], [b""])
