@@ -19,7 +19,7 @@ export PYTHONUNBUFFERED := 1
 help:
 	@echo "make demo    set up, then run the whole product on MovieLens-100K (runs/demo/)"
 	@echo "make test    set up, then lint, type-check and test"
-	@echo "make lock    recompile requirements.txt and requirements-dev.txt"
+	@echo "make lock    recompile requirements.txt, requirements-dev.txt and requirements-gpu.txt"
 	@echo "make bench-quality, bench-ablation, bench-latency, bench-beam, bench-serving, bench-train"
 	@echo "             the measurements of docs/benchmarks.md"
 	@echo "make format  apply ruff's formatting and safe fixes"
@@ -55,6 +55,7 @@ setup-dev: .venv/dev.lock
 lock: setup-dev
 	$(UV) pip compile --quiet --upgrade --no-emit-index-url --python-version 3.11 requirements-dev.in -o requirements-dev.txt --custom-compile-command "make lock"
 	$(UV) pip compile --quiet --no-emit-index-url --python-version 3.11 -c requirements-dev.txt requirements.in -o requirements.txt --custom-compile-command "make lock"
+	$(UV) pip compile --quiet --no-emit-index-url --python-version 3.11 -c requirements-dev.txt requirements-gpu.in -o requirements-gpu.txt --custom-compile-command "make lock"
 
 lint: setup-dev
 	@$(PY) -m ruff check .
