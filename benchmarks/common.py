@@ -96,8 +96,16 @@ class ResultStore:
             self._results[name] = result = make()
             os.makedirs(os.path.dirname(self.path), exist_ok=True)
             with open(self.path, "a", encoding="utf-8") as file:
+                if file.tell() and not _ends_with_newline(self.path):
+                    file.write("\n")
                 file.write(json.dumps({"key": name, "of": key, "result": result}, default=_plain) + "\n")
         return self._results[name]
+
+
+def _ends_with_newline(path: str) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def summarize(values: Sequence[float]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.common import ResultStore, data_fingerprint, fingerprint
+from benchmarks.common import ResultStore, data_fingerprint, fingerprint, read_json
 from psad_tf.config import DataConfig, EmbeddingConfig, ModelConfig, OptimizerConfig, TrainConfig
 from psad_tf.config import load_train_config as load_config
 from psad_tf.input_pipeline import FeatureEncoder, ListDataset, load_encoder
@@ -201,12 +201,8 @@ class Runner:
         run_dir = os.path.join(self.work_dir, "psad", fingerprint({"config": config, "data": self.data}))
         if not os.path.isdir(run_dir):
             resume = os.path.isfile(os.path.join(f"{run_dir}.partial", "history.json"))
-            result = train(
-                self.lists_dir, run_dir, config, resume=resume, overwrite=not resume, verbose=False
-            )
-            facts = {"best_epoch": result.best_epoch, "epochs": result.epochs}
-        else:
-            facts = {}
+            train(self.lists_dir, run_dir, config, resume=resume, overwrite=not resume, verbose=False)
+        facts = read_json(os.path.join(run_dir, "metrics.json"), {})
         _, model, _ = load_psad(run_dir)
 
         def rank(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -216,7 +212,8 @@ class Runner:
         valid = self._values(rank, "valid")
         return {
             "valid": {name: mean_metrics(values)[PER_LIST] for name, values in valid.items()},
-            **facts,
+            "best_epoch": facts["best_epoch"],
+            "epochs": facts["epochs"],
             "seconds": round(time.perf_counter() - started, 1),
             "run_dir": run_dir,
             **self._evaluated(rank),

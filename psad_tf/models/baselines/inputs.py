@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from psad_tf.config import ModelConfig
 from psad_tf.features import HISTORY_PREFIX, INITIAL_RANK, FeatureDeclaration
-from psad_tf.layers.dropout import SeededDropout
 from psad_tf.layers.embedding import FeatureEmbedding
 
 
@@ -34,7 +33,6 @@ class CandidateInputs(tf.keras.layers.Layer):
         super().__init__(name="candidate_inputs")
         self.declaration = declaration
         self.embeddings = FeatureEmbedding(vocabulary_sizes, config.embedding_dim, config.embedding)
-        self.drop = SeededDropout(config.embedding.dropout, "candidate_inputs")
 
     def call(self, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None) -> tf.Tensor:
         """Gathers the features of a batch.
@@ -47,36 +45,39 @@ class CandidateInputs(tf.keras.layers.Layer):
             float32 [batch, n, width].
         """
         declaration = self.declaration
-        context = self.user(encoded)
         past = encoded["history_mask"]
         history = {
-            f.vocabulary: _masked_mean(self.embeddings(encoded[HISTORY_PREFIX + f.name], f), past)
+            f.vocabulary: _masked_mean(
+                self.embeddings(encoded[HISTORY_PREFIX + f.name], f, seed=seed, label=HISTORY_PREFIX), past
+            )
             for f in declaration.history.categorical
         }
         candidates = {
-            f.vocabulary: self.embeddings(encoded[f.name], f) for f in declaration.candidate_categorical
+            f.vocabulary: self.embeddings(encoded[f.name], f, seed=seed)
+            for f in declaration.candidate_categorical
         }
         alike = [
             candidates[vocabulary] * mean[:, tf.newaxis]
             for vocabulary, mean in history.items()
             if vocabulary in candidates
         ]
-        of_list = tf.concat([context, *history.values(), _masked_mean(encoded["history_dense"], past)], -1)
+        pooled = _masked_mean(encoded["history_dense"], past)
+        of_list = tf.concat([self.user(encoded, seed), *history.values(), pooled], -1)
         ranks = tf.math.log1p(tf.cast(encoded[INITIAL_RANK], tf.float32))[..., tf.newaxis]
-        n = tf.shape(ranks)[1]
-        learned = self.drop(tf.concat([*candidates.values(), *alike], -1), seed=seed)
-        shared = self.drop(tf.repeat(of_list[:, tf.newaxis], n, axis=1), seed=seed)
-        return tf.concat([learned, encoded["candidate_dense"], ranks, shared], -1)
+        of_lists = tf.repeat(of_list[:, tf.newaxis], tf.shape(ranks)[1], axis=1)
+        parts = [*candidates.values(), *alike, encoded["candidate_dense"], ranks, of_lists]
+        return tf.concat(parts, -1)
 
-    def user(self, encoded: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    def user(self, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None) -> tf.Tensor:
         """The context's embeddings and dense features alone, float32 [batch, width]."""
-        parts = [self.embeddings(encoded[f.name], f) for f in self.declaration.context_categorical]
+        features = self.declaration.context_categorical
+        parts = [self.embeddings(encoded[f.name], f, seed=seed) for f in features]
         return tf.concat([*parts, encoded["context_dense"]], -1)
 
-    def item(self, encoded: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    def item(self, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None) -> tf.Tensor:
         """The candidates' embeddings alone, float32 [batch, n, width]."""
         features = self.declaration.candidate_categorical
-        return tf.concat([self.embeddings(encoded[f.name], f) for f in features], -1)
+        return tf.concat([self.embeddings(encoded[f.name], f, seed=seed) for f in features], -1)
 
 
 def _masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:

@@ -126,7 +126,8 @@ class LambdaMART:
         return scores
 
     def _dataset(self, lightgbm: Any, batches: Iterable[Mapping[str, tf.Tensor]]) -> Any:
-        rows, labels, groups, categories = [], [], [], []
+        rows, labels, groups = [], [], []
+        categories: list[int] = []
         for batch in batches:
             features, categories = tabular_features(batch, self.declaration, self.vocabulary_sizes)
             mask = np.asarray(batch["mask"])

@@ -51,8 +51,10 @@ class PRM(Baseline):
         )
 
     def scores(self, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None) -> tf.Tensor:
-        items = self.candidate_inputs.item(encoded)
-        users = tf.repeat(self.candidate_inputs.user(encoded)[:, tf.newaxis], tf.shape(items)[1], axis=1)
+        items = self.candidate_inputs.item(encoded, seed)
+        users = tf.repeat(
+            self.candidate_inputs.user(encoded, seed)[:, tf.newaxis], tf.shape(items)[1], axis=1
+        )
         personal = self.personal(tf.concat([users, items], -1), seed=seed)
         ranks = tf.clip_by_value(encoded[INITIAL_RANK], 0, self.positions - 1)
         states = self.candidate(tf.concat([self.candidate_inputs(encoded, seed=seed), personal], -1))

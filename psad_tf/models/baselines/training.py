@@ -75,10 +75,8 @@ def train_baseline(
         if valid[SELECTION_METRIC] > best:
             best, best_epoch, best_valid, weights = valid[SELECTION_METRIC], epoch, valid, model.get_weights()
         if verbose:
-            loss = fitted.history["loss"][-1]
-            print(
-                f"{model.name} epoch {epoch}: loss {loss:.4f}  validation NDCG@10 {valid[SELECTION_METRIC]:.4f}"
-            )
+            loss, quality = fitted.history["loss"][-1], valid[SELECTION_METRIC]
+            print(f"{model.name} epoch {epoch}: loss {loss:.4f}  validation NDCG@10 {quality:.4f}")
     model.set_weights(weights)
     return BaselineRun(best_epoch, epoch, best_valid, time.perf_counter() - started)
 

@@ -1,0 +1,106 @@
+"""Timing of compiled calls, interleaved so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from psad_tf.features import HISTORY_PREFIX, FeatureDeclaration
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], rounds: int, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Times every call once a round, in a new random order each round.
+
+    Args:
+        calls: By name; each must return only when its work is done.
+        rounds: Timings of each, after two calls that are not counted.
+        seed: Of the order.
+
+    Returns:
+        Seconds, float64 [rounds], by name.
+    """
+    names, random = list(calls), np.random.default_rng(seed)
+    seconds = {name: np.empty(rounds) for name in names}
+    for call in calls.values():
+        call()
+        call()
+    for index in range(rounds):
+        for position in random.permutation(len(names)):
+            name = names[position]
+            started = time.perf_counter()
+            calls[name]()
+            seconds[name][index] = time.perf_counter() - started
+    return seconds
+
+
+def compiled_call(
+    function: Callable[..., tf.Tensor], batch: Mapping[str, tf.Tensor]
+) -> Callable[[], np.ndarray]:
+    """`function(batch)` compiled by XLA for the shapes of `batch`; the call waits for the result.
+
+    The batch lies in variables, so that handing over arguments from Python is not timed, and its values
+    are no constants to the compiler.
+    """
+    held = {key: tf.Variable(value, trainable=False) for key, value in batch.items()}
+
+    @tf.function(jit_compile=True)
+    def compiled() -> tf.Tensor:
+        return function({key: variable.value() for key, variable in held.items()})
+
+    concrete = compiled.get_concrete_function()
+
+    def call() -> np.ndarray:
+        return concrete().numpy()
+
+    call.batch = held  # type: ignore[attr-defined]  # the function refers to the variables weakly
+    return call
+
+
+def statistics(seconds: Mapping[str, np.ndarray], reference: str) -> dict[str, dict[str, float]]:
+    """Median and 99th percentile in milliseconds, and both over the reference's median and percentile."""
+    base = {"median": np.median(seconds[reference]), "p99": np.percentile(seconds[reference], 99)}
+    result = {}
+    for name, values in seconds.items():
+        median, p99 = float(np.median(values)), float(np.percentile(values, 99))
+        result[name] = {
+            "median_ms": 1e3 * median,
+            "p99_ms": 1e3 * p99,
+            "median_ratio": median / float(base["median"]),
+            "p99_ratio": p99 / float(base["p99"]),
+            "calls": len(values),
+        }
+    return result
+
+
+def random_batch(
+    declaration: FeatureDeclaration,
+    vocabulary_sizes: Mapping[str, int],
+    lists: int,
+    candidates: int,
+    seed: int = 0,
+) -> dict[str, tf.Tensor]:
+    """Encoded lists without padding, of random ids and numbers."""
+    random, history = np.random.default_rng(seed), declaration.history.length
+    arrays: dict[str, np.ndarray] = {
+        "context_dense": random.normal(size=(lists, len(declaration.context_dense))),
+        "history_dense": random.normal(size=(lists, history, len(declaration.history.dense))),
+        "candidate_dense": random.normal(size=(lists, candidates, len(declaration.candidate_dense))),
+    }
+    batch = {key: tf.constant(value, tf.float32) for key, value in arrays.items()}
+    shapes = {
+        **{f.name: (f, (lists, f.width)) for f in declaration.context_categorical},
+        **{HISTORY_PREFIX + f.name: (f, (lists, history, f.width)) for f in declaration.history.categorical},
+        **{f.name: (f, (lists, candidates, f.width)) for f in declaration.candidate_categorical},
+    }
+    for key, (feature, shape) in shapes.items():
+        ids = random.integers(1, vocabulary_sizes[feature.vocabulary], shape)
+        batch[key] = tf.constant(ids, tf.int32)
+    batch["history_mask"] = tf.ones([lists, history], tf.bool)
+    batch["mask"] = tf.ones([lists, candidates], tf.bool)
+    batch["initial_rank"] = tf.constant(np.tile(np.arange(candidates), (lists, 1)), tf.int32)
+    return batch
