@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -208,12 +209,20 @@ def _output_folder(path: str) -> Iterator[str]:
     if FileSystems.exists(manifest):
         FileSystems.delete([manifest])
     for name in ("vocabularies", "dead_letters", *SPLITS):
-        old = FileSystems.join(path, name)
-        if FileSystems.exists(old):
-            FileSystems.delete([old])
+        _delete_folder(FileSystems.join(path, name))
     try:
         yield path
     finally:
         for name in (WORK, PARTS):
-            with contextlib.suppress(Exception):
-                FileSystems.delete([FileSystems.join(path, name)])
+            with contextlib.suppress(BeamIOError):
+                _delete_folder(FileSystems.join(path, name))
+
+
+def _delete_folder(path: str) -> None:
+    """Deletes the files of a folder, and the folder where the file system has such a thing."""
+    (found,) = FileSystems.match([FileSystems.join(path, "*")])
+    files = [metadata.path for metadata in found.metadata_list]
+    if files:
+        FileSystems.delete(files)
+    with contextlib.suppress(BeamIOError):
+        FileSystems.delete([path])

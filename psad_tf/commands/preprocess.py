@@ -75,6 +75,8 @@ def run(arguments: argparse.Namespace) -> None:
     folder = arguments.input_dir
     if folder is None and not (arguments.impressions and arguments.features):
         raise InputError("give --input_dir, or --impressions and --features")
+    if arguments.features is None and "://" in folder:
+        raise InputError(f"{folder}: is not a local folder: give the feature declaration by --features FILE")
     declaration = load_declaration(arguments.features or os.path.join(folder, FEATURES_FILE))
 
     # Beam warns of an optional package when it is imported; nothing here needs it.
