@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no_fallback", action="store_true", help="fail instead of giving the initial order")
     add("--users", default=None, help="JSON lines of users whose attributes are added to the requests")
     add("--items", default=None, help="JSON lines of items whose attributes are added to the requests")
+    add(
+        "--interactions", default=None, help="JSON lines of interactions: the history of requests without one"
+    )
     add("--ca_file", default=None, help="PEM file of the server's authority; connects with TLS")
     add("--client_cert_file", default=None, help="PEM file of the client's certificate")
     add("--client_key_file", default=None, help="PEM file of its key")
@@ -38,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     from psad_tf.serving.requests import RerankRequest, with_attributes
 
     users, items = _table(arguments.users, "user_id"), _table(arguments.items, "item_id")
+    histories = _histories(arguments.interactions)
     tls = None
     if arguments.ca_file or arguments.client_cert_file:
         tls = Tls(arguments.ca_file, arguments.client_cert_file, arguments.client_key_file)
@@ -46,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     ranked = fallen_back = failed = 0
     with RerankClient(arguments.server, model=model, policy=policy, tls=tls) as client:
         for where, record in _lines(arguments.input):
+            if isinstance(record, dict) and not record.get("history"):
+                record = record | {"history": histories.get(record.get("user_id"), [])}
             request = with_attributes(RerankRequest.from_dict(record, where), users, items)
             try:
                 ranking = client.rerank(request, top=arguments.top)
@@ -84,6 +90,17 @@ def _lines(path: str) -> Iterator[tuple[str, Any]]:
             yield f"standard input:{number}", json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"standard input:{number}: not JSON ({error.msg})") from None
+
+
+def _histories(path: str | None) -> dict[Any, list[dict[str, Any]]]:
+    """Interactions by user, as the requests' `history` takes them."""
+    from psad_tf.records import read_json_lines
+
+    histories: dict[Any, list[dict[str, Any]]] = {}
+    for record in read_json_lines(path) if path else ():
+        item = {name: value for name, value in record.items() if name != "user_id"}
+        histories.setdefault(record.get("user_id"), []).append(item)
+    return histories
 
 
 def _table(path: str | None, key: str) -> dict[str, dict[str, Any]]:

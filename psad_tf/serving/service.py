@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -36,6 +37,9 @@ class ServingService:
     def __init__(self, manager: ModelManager, metrics: Metrics) -> None:
         self.manager = manager
         self.metrics = metrics
+        self._started = self._ended = 0
+        self._lock = threading.Lock()
+        metrics.gauge("in_flight", lambda: self._started - self._ended)
 
     def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
         """PredictionService.Predict."""
@@ -127,6 +131,8 @@ class ServingService:
             ServingError: The request cannot be answered.
         """
         known = model if model in self.manager.models else "unknown"  # bounds the number of time series
+        with self._lock:
+            self._started += 1
         start = time.perf_counter()
         status = "OK"
         try:
@@ -139,4 +145,6 @@ class ServingService:
             _log.exception("a request failed")
             raise ServingError(grpc.StatusCode.INTERNAL, "internal error") from None
         finally:
+            with self._lock:
+                self._ended += 1
             self.metrics.request(known, status, api, entry_point, 1e6 * (time.perf_counter() - start))

@@ -282,12 +282,17 @@ def test_the_command_ranks_json_lines(
     items = tmp_path / "items.jsonl"
     items.write_text('{"item_id": "i1", "year": 1990, "genres": ["war"]}\n')
     lines = tmp_path / "requests.jsonl"
+    interactions = tmp_path / "interactions.jsonl"
+    interactions.write_text('{"user_id": "u1", "item_id": "i1", "time": 5, "feedback": {"rating": 2}}\n')
     record = {"request_id": "r1", "user_id": "u1", "time": 1_700_000_000, "split": "test"}
     candidates = [{"item_id": f"i{i}", "initial_score": 0.1, "feedback": {}} for i in range(3)]
     lines.write_text("".join(json.dumps(record | {"candidates": candidates}) + "\n" for _ in range(2)))
     options = ["--server", reranker_server.address, "--items", str(items), "--top", "2", "--timeout", "30"]
     assert main(["rerank", *options, "--input", str(lines)]) == 0
+    without_history = capsys.readouterr().out
+    assert main(["rerank", *options, "--input", str(lines), "--interactions", str(interactions)]) == 0
     captured = capsys.readouterr()
+    assert captured.out != without_history
     answers = [json.loads(line) for line in captured.out.splitlines()]
     assert [(each["request_id"], each["source"], len(each["items"])) for each in answers] == [
         ("r1", MODEL, 2)

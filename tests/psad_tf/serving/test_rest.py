@@ -158,6 +158,7 @@ def test_the_metrics_page_counts_requests_under_tensorflow_servings_names(server
     assert ':tensorflow:serving:request_count{model_name="scale",status="OK"}' in page
     assert ':tensorflow:serving:request_count{model_name="unknown",status="NOT_FOUND"}' in page
     labels = {"API": "predict", "entrypoint": "REST", "model_name": "scale"}
+    assert samples[":psad:serving:in_flight", ()] == 0
     count = samples[":tensorflow:serving:request_latency_count", tuple(sorted(labels.items()))]
     bucket = tuple(sorted((labels | {"le": "+Inf"}).items()))
     assert count == samples[":tensorflow:serving:request_latency_bucket", bucket] >= 1
