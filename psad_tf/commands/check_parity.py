@@ -14,14 +14,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lists_dir", required=True, help="folder of lists")
     parser.add_argument("--split", default="test", choices=("train", "valid", "test"), help="which lists")
     parser.add_argument("--n", type=int, default=200, help="number of lists")
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-5, help="largest difference; float16 weights need about 1e-3"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the differences; 1 when one is above the tolerance."""
-    from export.parity import TOLERANCE, check_parity
+    from export.parity import check_parity
 
     found = check_parity(
-        arguments.run_dir, arguments.model_dir, arguments.lists_dir, split=arguments.split, n=arguments.n
+        arguments.run_dir,
+        arguments.model_dir,
+        arguments.lists_dir,
+        split=arguments.split,
+        n=arguments.n,
+        tolerance=arguments.tolerance,
     )
     print(f"{'signature':<18}{'max difference':>16}{'same order':>12}{'median ms':>11}")
     for name, difference in found.max_abs_diff.items():
@@ -31,5 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
         f"{found.bytes:,} bytes"
     )
     verdict = "agrees with its run" if found.passed else "DIFFERS from its run"
-    print(f"{arguments.model_dir}: {verdict} on {found.lists} lists (tolerance {TOLERANCE:g})")
+    print(f"{arguments.model_dir}: {verdict} on {found.lists} lists (tolerance {found.tolerance:g})")
     return 0 if found.passed else 1

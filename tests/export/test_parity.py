@@ -30,6 +30,7 @@ def test_the_command_fails_when_the_export_is_of_other_weights(
     options = ["--run_dir", str(tiny_run), "--model_dir", other, "--lists_dir", str(tiny_lists)]
     assert main(["check-parity", *options]) == 1
     assert "DIFFERS" in capsys.readouterr().out
+    assert main(["check-parity", *options, "--tolerance", "100"]) == 0
 
 
 def test_served_answers_equal_the_model_in_process(
