@@ -63,6 +63,9 @@ class SimulatorConfig:
         bias: Logit of an average item.
         ranker_noise: Standard deviation of the noise of the initial ranker, which scores
             quality + first[category] + noise and knows nothing of drift, repeats and complements.
+        explore: Share of the lists that are shown in random order, so that their clicks tell relevance
+            apart from position; candidates stand in the initial order all the same, and each names its
+            `shown_slot`. With 0 every list is shown in the initial order.
         visible: Probability that the attribute `segment` names the true type.
         start_time: Seconds; time of the first round.
         seed: World, users and logs follow from it.
@@ -75,15 +78,16 @@ class SimulatorConfig:
     user_types: int = 6
     lists_per_user: int = 10
     past_clicks: float = 15.0
-    position_bias: float = 0.5
-    repeat: float = 0.8
-    complement: float = 1.5
+    position_bias: float = 0.7
+    repeat: float = 0.3
+    complement: float = 1.0
     interest: float = 1.0
     deviation: float = 0.3
-    quality: float = 0.5
+    quality: float = 1.0
     largest_drift: float = 0.3
     bias: float = -1.0
-    ranker_noise: float = 1.5
+    ranker_noise: float = 2.5
+    explore: float = 1.0
     visible: float = 0.6
     start_time: int = 1_700_006_400
     seed: int = 0

@@ -167,14 +167,18 @@ def _make_block(world: World, number: int) -> _Block:
     scores += config.ranker_noise * random.standard_normal(lists.shape)
     order = np.argsort(-scores, axis=1, kind="stable")
     lists, scores = np.take_along_axis(lists, order, axis=1), np.take_along_axis(scores, order, axis=1)
-    clicks = random.random(lists.shape) < world.click_probabilities(owners, lists)
+    slots = _shown_slots(random, lists.shape, config.explore)
+    shown = np.empty_like(lists)
+    np.put_along_axis(shown, slots, lists, axis=1)
+    shown_clicks = random.random(lists.shape) < world.click_probabilities(owners, shown)
+    clicks = np.take_along_axis(shown_clicks, slots, axis=1)
     interactions = _past_clicks(world, random, users, first_user)
     interactions += [
-        _interaction(first_user + owner[row], lists[row, slot], times[row] + _SECONDS_A_SLOT * (slot + 1))
-        for row, slot in np.argwhere(clicks)
+        _interaction(first_user + owner[row], shown[row, slot], times[row] + _SECONDS_A_SLOT * (slot + 1))
+        for row, slot in np.argwhere(shown_clicks)
     ]
     return _Block(
-        impressions=_impressions(world, first_user + owner, round_of, times, lists, scores, clicks),
+        impressions=_impressions(world, first_user + owner, round_of, times, lists, scores, slots, clicks),
         interactions="".join(interactions),
         users="".join(
             f'{{"user_id":"u{first_user + row}","segment":"s{segment}","age":{age}}}\n'
@@ -197,6 +201,13 @@ def _draw_candidates(random: np.random.Generator, lists: int, config: SimulatorC
         if not len(repeated):
             return drawn
         drawn[repeated] = random.integers(config.items, size=(len(repeated), config.candidates))
+
+
+def _shown_slots(random: np.random.Generator, shape: tuple[int, ...], explore: float) -> np.ndarray:
+    """The slot that each candidate is shown in: its rank, or a random one in the explored lists."""
+    shuffled = np.argsort(random.random(shape), axis=1)
+    explored = random.random(shape[0]) < explore
+    return np.where(explored[:, np.newaxis], shuffled, np.arange(shape[1]))
 
 
 def _past_clicks(
@@ -232,6 +243,7 @@ def _impressions(
     times: np.ndarray,
     lists: np.ndarray,
     scores: np.ndarray,
+    slots: np.ndarray,
     clicks: np.ndarray,
 ) -> str:
     """JSON lines, put together from strings: several times faster than a JSON encoder."""
@@ -242,13 +254,15 @@ def _impressions(
         times.tolist(),
         lists.tolist(),
         scores.tolist(),
+        slots.tolist(),
         clicks.tolist(),
     )
-    for user, round_of, time, items, item_scores, clicked in zip(*columns, strict=True):
+    for user, round_of, time, items, item_scores, item_slots, clicked in zip(*columns, strict=True):
         candidates = ",".join(
             [
-                f'{{"item_id":"i{item}","initial_score":{score:.5f},"feedback":{{"click":{click:d}}}}}'
-                for item, score, click in zip(items, item_scores, clicked, strict=True)
+                f'{{"item_id":"i{item}","initial_score":{score:.5f},"feedback":{{"click":{click:d}}},'
+                f'"features":{{"shown_slot":{slot}}}}}'
+                for item, score, slot, click in zip(items, item_scores, item_slots, clicked, strict=True)
             ]
         )
         lines.append(

@@ -108,10 +108,31 @@ def test_an_id_outside_the_world_is_named(world: World, user: str, item: str) ->
         world.expected_utility(user, [item])
 
 
+def _slot(candidate: dict) -> int:
+    return candidate["features"]["shown_slot"]
+
+
+@pytest.mark.parametrize(("explore", "initial"), [(0.0, 1.0), (1.0, 1 / 5)])
+def test_explored_lists_are_shown_in_random_order(
+    tmp_path: pathlib.Path, explore: float, initial: float
+) -> None:
+    config = SimulatorConfig(lists=1000, candidates=5, items=40, explore=explore)
+    simulate(tmp_path / "raw", config)
+    slots = np.array(
+        [
+            [_slot(candidate) for candidate in each["candidates"]]
+            for each in read_json_lines(tmp_path / "raw" / "impressions.jsonl")
+        ]
+    )
+    assert (slots == np.arange(5)).mean(axis=0) == pytest.approx(np.full(5, initial), abs=0.05)
+
+
 def test_logged_clicks_follow_the_law(logs: dict[str, list[dict]], world: World) -> None:
     users = [each["user_id"] for each in logs["impressions"]]
-    lists = np.array([[int(c["item_id"][1:]) for c in each["candidates"]] for each in logs["impressions"]])
-    clicks = np.array([[c["feedback"]["click"] for c in each["candidates"]] for each in logs["impressions"]])
+    shown = [sorted(each["candidates"], key=_slot) for each in logs["impressions"]]
+    assert all([_slot(candidate) for candidate in each] == list(range(5)) for each in shown)
+    lists = np.array([[int(candidate["item_id"][1:]) for candidate in each] for each in shown])
+    clicks = np.array([[candidate["feedback"]["click"] for candidate in each] for each in shown])
     probability = world.click_probabilities(world.users(users), lists)
     spread = np.sqrt((probability * (1 - probability)).sum(axis=0))
     assert (np.abs(clicks.sum(axis=0) - probability.sum(axis=0)) < 4 * spread).all()
@@ -141,9 +162,9 @@ def test_clicks_and_nothing_else_become_interactions_after_the_request(logs: dic
         if each["time"] >= SMALL.start_time
     }
     clicked = {
-        (each["user_id"], candidate["item_id"], each["time"] + 5 * (slot + 1))
+        (each["user_id"], candidate["item_id"], each["time"] + 5 * (_slot(candidate) + 1))
         for each in logs["impressions"]
-        for slot, candidate in enumerate(each["candidates"])
+        for candidate in each["candidates"]
         if candidate["feedback"]["click"]
     }
     assert later == clicked
