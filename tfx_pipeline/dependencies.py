@@ -22,13 +22,13 @@ def require_tfx() -> None:
 
 
 def require_kubeflow() -> None:
-    """The same for the Kubeflow Pipelines SDK, which only compiling for Kubeflow needs.
+    """The same for the protos of Kubeflow Pipelines, which only compiling for Kubeflow needs.
 
     Raises:
-        InputError: `kfp` is not installed.
+        InputError: `kfp-pipeline-spec` is not installed.
     """
-    if importlib.util.find_spec("kfp") is None:
+    if importlib.util.find_spec("kfp") is None or importlib.util.find_spec("kfp.pipeline_spec") is None:
         raise InputError(
-            "the package 'kfp' is not installed: compiling for Kubeflow Pipelines needs it "
-            '(uv pip install "tfx[kfp]==1.15.1", in an environment of its own)'
+            "the package 'kfp-pipeline-spec' is not installed: compiling for Kubeflow Pipelines needs it "
+            '(uv pip install --no-deps "kfp-pipeline-spec==0.1.16")'
         )

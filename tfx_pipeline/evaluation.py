@@ -10,12 +10,12 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 
 from psad_tf.features import RELEVANCE
+from psad_tf.metrics import METRICS
 from tfx_pipeline.list_metrics import PADDING_LABEL
 from tfx_pipeline.rules import BlessingRules
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 NDCG, GAIN = "ndcg_10", "ndcg_10_gain"
-REPORTED = ("ndcg@5", "ndcg@10", "map@5", "map@10", "mrr", "auc")
 _SIGNATURE = "rerank_examples"
 _PADDING_SCORE = -1e30
 _MODULE = "tfx_pipeline.list_metrics"
@@ -47,27 +47,38 @@ def eval_config(rules: BlessingRules, slices: Sequence[str]) -> tfma.EvalConfig:
         config.slicing_specs.add(feature_keys=[name])
     metrics = config.metrics_specs.add()
     metrics.metrics.add(class_name="ExampleCount")
-    for metric in REPORTED:
-        name = metric.replace("@", "_")
-        metrics.metrics.add(
-            class_name="ListMetric", module=_MODULE, config=json.dumps({"metric": metric, "name": name})
-        )
-    metrics.metrics.add(
-        class_name="ListMetric",
-        module=_MODULE,
-        config=json.dumps({"metric": "ndcg@10", "gain": True, "name": GAIN}),
-    )
-    bound = metrics.thresholds[NDCG]
-    bound.value_threshold.lower_bound.value = rules.ndcg_at_least
-    bound.change_threshold.direction = tfma.MetricDirection.HIGHER_IS_BETTER
-    bound.change_threshold.absolute.value = rules.change_at_least
-    metrics.thresholds[GAIN].value_threshold.lower_bound.value = rules.gain_at_least
+    added = {
+        metric: _add_metric(metrics, {"metric": metric, "name": metric.replace("@", "_")})
+        for metric in METRICS
+    }
+    _bound(added["ndcg@10"], rules.ndcg_at_least, [[]], rules.change_at_least)
     if rules.slice_ndcg_at_least is not None:
-        for name in slices:
-            per_slice = metrics.per_slice_thresholds[NDCG].thresholds.add()
-            per_slice.slicing_specs.add(feature_keys=[name])
-            per_slice.threshold.value_threshold.lower_bound.value = rules.slice_ndcg_at_least
+        _bound(added["ndcg@10"], rules.slice_ndcg_at_least, [[name] for name in slices])
+    gain = _add_metric(metrics, {"metric": "ndcg@10", "gain": True, "name": GAIN})
+    _bound(gain, rules.gain_at_least, [[]])
     return config
+
+
+def _add_metric(metrics: tfma.MetricsSpec, arguments: dict[str, Any]) -> tfma.MetricConfig:
+    return metrics.metrics.add(class_name="ListMetric", module=_MODULE, config=json.dumps(arguments))
+
+
+def _bound(
+    metric: tfma.MetricConfig, at_least: float, slices: list[list[str]], change: float | None = None
+) -> None:
+    """Adds a threshold on some slices; [] is the slice of all lists.
+
+    A threshold without slices would hold in every slice, however few lists it has.
+    """
+    if not slices:
+        return
+    bound = metric.per_slice_thresholds.add()
+    for features in slices:
+        bound.slicing_specs.add(feature_keys=features)
+    bound.threshold.value_threshold.lower_bound.value = at_least
+    if change is not None:
+        bound.threshold.change_threshold.direction = tfma.MetricDirection.HIGHER_IS_BETTER
+        bound.threshold.change_threshold.absolute.value = change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,22 +112,25 @@ def read_verdict(folder: str) -> Verdict:
         for failure in each.failures
     ]
     failures += [f"{', '.join(each.feature_keys)}: no such slice" for each in result.missing_slices]
-    try:
-        results = tfma.load_eval_results([folder], model_name=CANDIDATE).get_results()
-        candidate = _metrics(results)
-        baseline = _metrics(tfma.load_eval_results([folder], model_name=BASELINE).get_results())
-    except KeyError:
-        candidate, baseline = _metrics(tfma.load_eval_results([folder]).get_results()), {}
-    return Verdict(bool(result.validation_ok), tuple(" ".join(f.split()) for f in failures), candidate, baseline)
+    metrics = _metrics(folder)
+    candidate = metrics.get(CANDIDATE) or metrics.get("", {})  # a model that is alone has no name
+    return Verdict(
+        bool(result.validation_ok),
+        tuple(" ".join(each.split()) for each in failures),
+        candidate,
+        metrics.get(BASELINE, {}),
+    )
 
 
-def _metrics(results: Sequence[Any]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for result in results:
-        for key, outputs in result.slicing_metrics:
-            values = found.setdefault(_slice_name(key), {})
-            for metrics in outputs[""].values():
-                values.update({name: value["doubleValue"] for name, value in metrics.items()})
+def _metrics(folder: str) -> dict[str, dict[str, dict[str, float]]]:
+    """{model: {slice: {metric: mean}}}."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for of_slice in tfma.load_metrics(folder):
+        name = _slice_name(tfma.slicer.deserialize_slice_key(of_slice.slice_key))
+        for each in of_slice.metric_keys_and_values:
+            if not each.key.is_diff:
+                metrics = found.setdefault(each.key.model_name, {}).setdefault(name, {})
+                metrics[each.key.name] = each.value.double_value.value
     return found
 
 

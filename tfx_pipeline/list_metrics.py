@@ -31,9 +31,7 @@ class ListMetric(tf.keras.metrics.Mean):
         0.3691
     """
 
-    def __init__(
-        self, metric: str, gain: bool = False, name: str | None = None, dtype: Any = None
-    ) -> None:
+    def __init__(self, metric: str, gain: bool = False, name: str | None = None, dtype: Any = None) -> None:
         if metric not in METRICS:
             raise ValueError(f"metric {metric!r}: is none of {', '.join(METRICS)}")
         super().__init__(name=name or metric.replace("@", "_"), dtype=dtype)

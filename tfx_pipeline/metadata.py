@@ -13,7 +13,11 @@ from psad_tf.errors import InputError
 
 _OUTPUTS = (mlmd.Event.OUTPUT, mlmd.Event.DECLARED_OUTPUT)
 _INPUTS = (mlmd.Event.INPUT, mlmd.Event.DECLARED_INPUT)
-_STATES = {mlmd.Execution.COMPLETE: "complete", mlmd.Execution.CACHED: "cached", mlmd.Execution.FAILED: "failed"}
+_STATES = {
+    mlmd.Execution.COMPLETE: "complete",
+    mlmd.Execution.CACHED: "cached",
+    mlmd.Execution.FAILED: "failed",
+}
 
 
 class Store:
@@ -64,9 +68,7 @@ class Store:
         runs = [
             each
             for each in self._store.get_contexts_by_type("pipeline_run")
-            if any(
-                parent.name == pipeline for parent in self._store.get_parent_contexts_by_context(each.id)
-            )
+            if any(parent.name == pipeline for parent in self._store.get_parent_contexts_by_context(each.id))
         ]
         if not runs:
             raise InputError(f"{self.path}: holds no run of the pipeline {pipeline!r}")

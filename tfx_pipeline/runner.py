@@ -62,7 +62,7 @@ def run_local(settings: PipelineSettings, span: int | None = None) -> PipelineRu
         raise InputError(f"{settings.input_base}: no such folder")
     for folder in (settings.pipeline_root, os.path.dirname(os.path.abspath(settings.metadata_path))):
         os.makedirs(folder, exist_ok=True)
-    with _shown_steps(os.path.join(settings.pipeline_root, LOG_FILE)):
+    with _no_flags(), _shown_steps(os.path.join(settings.pipeline_root, LOG_FILE)):
         tfx.orchestration.LocalDagRunner().run(create_pipeline(settings, span))
     return read_run(settings)
 
@@ -108,10 +108,24 @@ class _ShowSteps(logging.Handler):
 
 
 @contextlib.contextmanager
+def _no_flags() -> Iterator[None]:
+    """Keeps the caller's own options from TFX, which would read them as flags of its libraries."""
+    before = sys.argv
+    sys.argv = before[:1]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextlib.contextmanager
 def _shown_steps(log_file: str) -> Iterator[None]:
     """Shows the components as they run, and writes TFX's whole log to a file."""
     logger = absl_logging.get_absl_logger()
     verbosity, propagated = absl_logging.get_verbosity(), logger.propagate
+    of_tensorflow = logging.getLogger("tensorflow")
+    level = of_tensorflow.level
+    of_tensorflow.setLevel(logging.ERROR)
     to_file = logging.FileHandler(log_file)
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handlers = [_ShowSteps(), to_file]
@@ -125,5 +139,6 @@ def _shown_steps(log_file: str) -> Iterator[None]:
         for handler in handlers:
             logger.removeHandler(handler)
         to_file.close()
+        of_tensorflow.setLevel(level)
         logger.propagate = propagated
         absl_logging.set_verbosity(verbosity)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from beam.schema import record_schema
-from psad_tf.features import INITIAL_RANK, ITEM_ID, NEGATIVE, RELEVANCE, REQUEST_ID, REQUEST_TIME, FeatureDeclaration
+from psad_tf.features import (
+    INITIAL_RANK,
+    ITEM_ID,
+    NEGATIVE,
+    RELEVANCE,
+    REQUEST_ID,
+    REQUEST_TIME,
+    FeatureDeclaration,
+)
 from tfx_pipeline.rules import DataRules
 
 _ALWAYS_PRESENT = frozenset({REQUEST_ID, REQUEST_TIME, ITEM_ID, INITIAL_RANK, RELEVANCE, NEGATIVE})

@@ -82,7 +82,9 @@ class PipelineSettings:
         if not 0.0 < self.validated_share <= 1.0:
             raise InputError(f"validated_share: must be in (0, 1], got {self.validated_share}")
         if self.schema_file is not None and self.data_rules != DataRules():
-            raise InputError("schema_file and data_rules: give one, since the schema file holds its own rules")
+            raise InputError(
+                "schema_file and data_rules: give one, since the schema file holds its own rules"
+            )
         if self.schema_file is not None and not os.path.isfile(self.schema_file):
             raise InputError(f"{self.schema_file}: no such file")
         known = [feature.name for feature in self.declaration.context_categorical]
