@@ -28,8 +28,8 @@ def exact_sum(values: Iterable[float]) -> list[float]:
     """Floats of decreasing size whose exact sum is the exact sum of the values.
 
     Example:
-        >>> exact_sum([1e16, 1.0, 1e-16])
-        [1e+16, 1.0, 1e-16]
+        >>> exact_sum([1e100, 1.0, 0.25, -1e-100])
+        [1e+100, 1.25, -1e-100]
     """
     left = list(values)
     parts: list[float] = []
