@@ -26,6 +26,8 @@ COMMANDS = {
     "serve": "serve",
     "rerank": "rerank",
     "report": "report",
+    "tfx": "tfx",
+    "lineage": "lineage",
     "demo": "demo",
 }
 
