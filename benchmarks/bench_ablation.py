@@ -138,17 +138,17 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _announced(data: str, name: str, seed: int, runner: Any, seeds: int) -> dict[str, Any]:
-    record = runner.psad(variant_config(data, name, seed, runner.list_size))
+    record = runner.psad(variant_config(data, name, seed, runner))
     quality = {part: f"{record['metrics'][part]['ndcg@10']:.4f}" for part in ("student", "teacher")}
     print(f"{data} {name} seed {seed} of {seeds}: test NDCG@10 {quality}", flush=True)
     return record
 
 
-def variant_config(data: str, name: str, seed: int, list_size: int) -> TrainConfig:
+def variant_config(data: str, name: str, seed: int, runner: Any) -> TrainConfig:
     """The configuration of a variant (of `VARIANTS`) or of a block size (`k<K>`)."""
     if name in VARIANTS:
-        return VARIANTS[name](psad_config_of(data, "student", seed, list_size))
-    return psad_config_of(data, f"teacher_{name}", seed, list_size)
+        return VARIANTS[name](psad_config_of(data, "student", seed, runner))
+    return psad_config_of(data, f"teacher_{name}", seed, runner)
 
 
 def _summary(
@@ -176,7 +176,7 @@ def decode_latency(data: str, runner: Any, sizes: Sequence[int], rounds: int = 2
     from benchmarks.timing import compiled_call, interleaved, random_batch, statistics
     from psad_tf.models.psad import PSAD
 
-    config = psad_config_of(data, "student", 1, runner.list_size)
+    config = psad_config_of(data, "student", 1, runner)
     encoder = runner.encoder
     tf.keras.utils.set_random_seed(1)
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config)

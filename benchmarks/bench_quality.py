@@ -49,9 +49,14 @@ PSAD_CONFIGS = {
 BASELINE_NAMES = ("lambdamart", "pointwise", "dlcm", "prm", "setrank", "seq2slate", "nar4rec")
 MODELS = {
     MOVIELENS: ("initial", *BASELINE_NAMES, "teacher_k1", "teacher_k5", "teacher_k20", "student"),
-    SIMULATOR: ("initial", "pointwise", "teacher_k1", "teacher_k2", "teacher_k5", "teacher_k8", "student"),
+    SIMULATOR: (
+        *("initial", "pointwise", "teacher_k1", "teacher_k2", "teacher_k5", "teacher_k8", "student"),
+        "greedy_oracle",
+    ),
 }
+UNTRAINED = ("initial", "greedy_oracle")
 STUDENTS_BLOCK = 5
+PSAD = "psad"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -82,10 +87,11 @@ def run(options: argparse.Namespace) -> None:
             continue
         runner, finish = make_runner(data, options.work_dir, options.lists_dir, store)
         if options.search:
-            search(data, [name for name in names if name in BASELINE_NAMES], runner)
+            searched = [name for name in names if name in BASELINE_NAMES]
+            search(data, [*searched, *([] if os.path.isfile(PSAD_CONFIGS[data]) else [PSAD])], runner)
         collected: dict[str, list[dict[str, Any]]] = {}
         for name in names:
-            seeds = range(1, 2 if name == "initial" else options.seeds + 1)
+            seeds = range(1, 2 if name in UNTRAINED else options.seeds + 1)
             collected[name] = [_announced(data, name, seed, runner) for seed in seeds]
             write_json(path, merged(read_json(path, {}), {data: {name: _summary(collected[name])}}))
         finish()
@@ -105,22 +111,25 @@ def make_runner(
 
     lists = simulated_lists(work_dir)
     oracle = Oracle(lists)
-    return Runner(lists, store, work_dir, CANDIDATES, oracle.measure), oracle.finish
+    return Runner(lists, store, work_dir, CANDIDATES, oracle.measure, oracle.greedy), oracle.finish
 
 
 def search(data: str, names: Sequence[str], runner: Any) -> None:
     """Tries every point of the search space on the validation lists, with seed 1, and keeps all values."""
-    from benchmarks.runs import LAMBDAMART, LAMBDAMART_SEARCH, SEARCH, baseline_base
+    from benchmarks.runs import LAMBDAMART, LAMBDAMART_SEARCH, SEARCH, baseline_base, psad_config
 
     found = read_json(SEARCH_FILE, {})
     for name in names:
         trials = []
         for trial in LAMBDAMART_SEARCH if name == LAMBDAMART else SEARCH:
             if name == LAMBDAMART:
-                record = runner.lambdamart(trial, test=False)
+                quality = runner.lambdamart(trial, test=False)["valid"]["model"]
+            elif name == PSAD:
+                base = psad_config(PSAD_CONFIGS[data], runner.list_size)
+                quality = runner.psad(trial.config(base), test=False)["valid"]["student"]
             else:
-                record = runner.neural(name, trial.config(baseline_base(runner.list_size)), test=False)
-            quality = record["valid"]["model"]
+                config = trial.config(baseline_base(runner.list_size))
+                quality = runner.neural(name, config, test=False)["valid"]["model"]
             trials.append({"settings": dataclasses.asdict(trial), "valid ndcg@10": quality})
             print(f"{data} {name}: validation NDCG@10 {quality:.4f} with {trial}", flush=True)
         best = max(trials, key=lambda each: each["valid ndcg@10"])
@@ -139,31 +148,39 @@ def record_of(data: str, name: str, seed: int, runner: Any) -> dict[str, Any]:
     from benchmarks.runs import LAMBDAMART, LambdaMARTConfig, Trial, baseline_base
 
     part = "model"
-    if name == "initial":
-        record, part = runner.initial(), "initial"
+    if name in UNTRAINED:
+        record, part = runner.untrained(), name
     elif name in BASELINE_NAMES:
-        chosen = read_json(SEARCH_FILE, {}).get(data, {}).get(name)
-        if chosen is None:
-            search(data, [name], runner)
-            chosen = read_json(SEARCH_FILE, {})[data][name]
-        settings = chosen["chosen"]
+        settings = _chosen(data, name, runner)
         if name == LAMBDAMART:
             record = runner.lambdamart(dataclasses.replace(LambdaMARTConfig(**settings), seed=seed))
         else:
             config = Trial(**settings).config(baseline_base(runner.list_size))
             record = runner.neural(name, dataclasses.replace(config, seed=seed))
     else:
-        record, part = runner.psad(psad_config_of(data, name, seed, runner.list_size)), name.split("_")[0]
+        record, part = runner.psad(psad_config_of(data, name, seed, runner)), name.split("_")[0]
     return {"metrics": record["metrics"][part], "per_list": record["per_list"][part]}
 
 
-def psad_config_of(data: str, name: str, seed: int, list_size: int) -> Any:
-    """The configuration behind `student` or `teacher_k<K>`."""
-    from benchmarks.runs import psad_config, with_block_size
+def psad_config_of(data: str, name: str, seed: int, runner: Any) -> Any:
+    """The configuration behind `student` or `teacher_k<K>`.
 
+    The data set's file in configs/ where it is there, else the best of the baselines' search space.
+    """
+    from benchmarks.runs import Trial, psad_config, with_block_size
+
+    config = psad_config(PSAD_CONFIGS[data], runner.list_size)
+    if not os.path.isfile(PSAD_CONFIGS[data]):
+        config = Trial(**_chosen(data, PSAD, runner)).config(config)
     block_size = STUDENTS_BLOCK if name == "student" else int(name.removeprefix("teacher_k"))
-    config = psad_config(PSAD_CONFIGS[data], list_size)
     return dataclasses.replace(with_block_size(config, block_size), seed=seed)
+
+
+def _chosen(data: str, name: str, runner: Any) -> dict[str, Any]:
+    """The settings that the search chose; searches when it has not yet."""
+    if name not in read_json(SEARCH_FILE, {}).get(data, {}):
+        search(data, [name], runner)
+    return read_json(SEARCH_FILE, {})[data][name]["chosen"]
 
 
 def _summary(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

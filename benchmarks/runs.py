@@ -123,7 +123,8 @@ class Runner:
         store: Finished records.
         work_dir: Where PSAD's run folders go.
         list_size: Padded size of the lists.
-        measure: More metrics of each list, besides the ranking metrics.
+        measure: More metrics of each test list, besides the ranking metrics.
+        reference: Rankings of a test batch that need no training, {model: scores}.
     """
 
     def __init__(
@@ -133,20 +134,23 @@ class Runner:
         work_dir: str,
         list_size: int = 20,
         measure: Measure | None = None,
+        reference: Callable[[Mapping[str, tf.Tensor]], Mapping[str, np.ndarray]] | None = None,
     ) -> None:
         self.lists_dir = lists_dir
         self.store = store
         self.work_dir = work_dir
         self.list_size = list_size
         self.measure = measure
+        self.reference = reference
         self.data = data_fingerprint(lists_dir)
         self.encoder: FeatureEncoder = load_encoder(lists_dir)
         self._lists: dict[str, ListDataset] = {}
 
-    def initial(self) -> dict[str, Any]:
-        """The initial order's record."""
-        key = {"model": "initial", "data": self.data}
-        return self.store.result(key, lambda: self._evaluated(lambda batch: {}))
+    def untrained(self) -> dict[str, Any]:
+        """The record of `initial` and of the reference rankings."""
+        reference = self.reference or (lambda batch: {})
+        key = {"model": "untrained", "data": self.data, "reference": self.reference is not None}
+        return self.store.result(key, lambda: self._evaluated(reference, compiled=False))
 
     def neural(self, name: str, config: TrainConfig, test: bool = True) -> dict[str, Any]:
         """A neural baseline's record, under the model name `model`."""
@@ -158,10 +162,10 @@ class Runner:
         key = {"model": LAMBDAMART, "config": config, "data": self.data, "test": test}
         return self.store.result(key, lambda: self._train_lambdamart(config, test))
 
-    def psad(self, config: TrainConfig) -> dict[str, Any]:
+    def psad(self, config: TrainConfig, test: bool = True) -> dict[str, Any]:
         """PSAD's record, with the models `student` and `teacher`."""
-        key = {"model": "psad", "config": config, "data": self.data}
-        return self.store.result(key, lambda: self._train_psad(config))
+        key = {"model": "psad", "config": config, "data": self.data, "test": test}
+        return self.store.result(key, lambda: self._train_psad(config, test))
 
     def _train_neural(self, name: str, config: TrainConfig, test: bool) -> dict[str, Any]:
         tf.keras.backend.clear_session()
@@ -192,7 +196,7 @@ class Runner:
             record |= self._evaluated(lambda batch: {"model": model.rank(batch)}, compiled=False)
         return record
 
-    def _train_psad(self, config: TrainConfig) -> dict[str, Any]:
+    def _train_psad(self, config: TrainConfig, test: bool) -> dict[str, Any]:
         from psad_tf.runs import load_psad
         from psad_tf.train import train
 
@@ -210,14 +214,14 @@ class Runner:
             return {name: ranked[name] for name in ("student", "teacher")}
 
         valid = self._values(rank, "valid")
-        return {
+        record: dict[str, Any] = {
             "valid": {name: mean_metrics(values)[PER_LIST] for name, values in valid.items()},
             "best_epoch": facts["best_epoch"],
             "epochs": facts["epochs"],
             "seconds": round(time.perf_counter() - started, 1),
             "run_dir": run_dir,
-            **self._evaluated(rank),
         }
+        return {**record, **self._evaluated(rank)} if test else record
 
     def lists(self, split: str) -> ListDataset:
         """The lists of one split, kept in memory."""

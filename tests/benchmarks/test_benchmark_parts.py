@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import types
 
 import numpy as np
 import pytest
@@ -72,15 +73,14 @@ def test_merging_keeps_models_and_data_sets_that_are_not_new():
 
 
 def test_every_ablation_changes_the_configuration_and_the_full_model_does_not():
-    full = bench_ablation.variant_config("simulator", "full", 1, 8)
-    configs = {
-        name: bench_ablation.variant_config("simulator", name, 1, 8) for name in bench_ablation.VARIANTS
-    }
-    assert configs.pop("full") == full
-    assert len({fingerprint(config) for config in configs.values()} | {fingerprint(full)}) == len(configs) + 1
-    assert [
-        bench_ablation.variant_config("simulator", f"k{k}", 1, 8).model.teacher.block_size for k in (1, 8)
-    ] == [1, 8]
+    def config(name: str) -> TrainConfig:
+        return bench_ablation.variant_config("movielens-100k", name, 1, types.SimpleNamespace(list_size=20))
+
+    full = bench_quality.psad_config_of("movielens-100k", "student", 1, types.SimpleNamespace(list_size=20))
+    assert config("full") == full
+    others = {fingerprint(config(name)) for name in bench_ablation.VARIANTS if name != "full"}
+    assert len(others | {fingerprint(full)}) == len(bench_ablation.VARIANTS)
+    assert [config(f"k{size}").model.teacher.block_size for size in (1, 20)] == [1, 20]
     assert bench_ablation.block_sizes(8) == [1, 2, 4, 5, 8]
 
 

@@ -34,14 +34,14 @@ def test_records_of_every_kind_have_the_same_test_lists_and_a_whole_run_is_not_t
     baseline = runner.neural("pointwise", small(baseline_base(8)))
     trees = runner.lambdamart(LambdaMARTConfig(trees=5, smallest_leaf=5))
     psad = runner.psad(small(TrainConfig()))
-    initial = runner.initial()
+    initial = runner.untrained()
     missing = [value is None for value in initial["per_list"]["initial"]]
     for record, part in ((baseline, "model"), (trees, "model"), (psad, "student"), (psad, "teacher")):
         assert [value is None for value in record["per_list"][part]] == missing
         values = [value for value in record["per_list"][part] if value is not None]
         assert record["metrics"][part]["ndcg@10"] == pytest.approx(np.mean(values), abs=1e-5)
     trained = os.stat(psad["run_dir"]).st_mtime_ns
-    again = runner._train_psad(small(TrainConfig()))
+    again = runner._train_psad(small(TrainConfig()), True)
     assert {**again, "seconds": 0.0} == {**psad, "seconds": 0.0}
     assert os.stat(psad["run_dir"]).st_mtime_ns == trained
 
