@@ -103,37 +103,18 @@ class UserProfileNetwork(tf.keras.layers.Layer):
             The `UserProfile`.
         """
         declaration = self.declaration
-        user = self.profile(
-            tf.concat(
-                [
-                    *(self.embeddings(encoded[f.name], f, seed) for f in declaration.context_categorical),
-                    self._dense(encoded["context_dense"]),
-                ],
-                -1,
-            ),
-            seed=seed,
-        )  # [batch, d]
-        history = self.history(
-            tf.concat(
-                [
-                    *(
-                        self.embeddings(encoded[HISTORY_PREFIX + f.name], f, seed, HISTORY_PREFIX)
-                        for f in declaration.history.categorical
-                    ),
-                    self._dense(encoded["history_dense"]),
-                ],
-                -1,
-            ),
-            seed=seed,
-        )  # [batch, h, d]
-        item = self.item(
-            tf.concat(
-                [self.embeddings(encoded[f.name], f, seed) for f in declaration.candidate_categorical], -1
-            )
-        )  # [batch, n, d]
+        users = [self.embeddings(encoded[f.name], f, seed) for f in declaration.context_categorical]
+        user = self.profile(self._joined(users, encoded["context_dense"]), seed=seed)  # [batch, d]
+        past = [
+            self.embeddings(encoded[HISTORY_PREFIX + f.name], f, seed, HISTORY_PREFIX)
+            for f in declaration.history.categorical
+        ]
+        history = self.history(self._joined(past, encoded["history_dense"]), seed=seed)  # [batch, h, d]
+        items = [self.embeddings(encoded[f.name], f, seed) for f in declaration.candidate_categorical]
+        item = self.item(tf.concat(items, -1))  # [batch, n, d]
         intent = self.intent(self._interests(user, history, encoded["history_mask"]), seed=seed)
         gated = self._gated(item, intent, seed)
-        parts = [gated, self._dense(encoded["candidate_dense"]), gated * intent[:, tf.newaxis]]
+        parts = [self._joined([gated], encoded["candidate_dense"]), gated * intent[:, tf.newaxis]]
         if self.config.target_attention:
             parts.append(self._target_interest(item, history, encoded["history_mask"]))
         if self.config.cross:
@@ -142,8 +123,13 @@ class UserProfileNetwork(tf.keras.layers.Layer):
         candidates = self.candidate(tf.concat(parts, -1), seed=seed)
         return UserProfile(intent, candidates, self._positions(intent))
 
-    def _dense(self, values: tf.Tensor) -> tf.Tensor:
-        return tf.cast(values, self.compute_dtype)
+    def _joined(self, embedded: list[tf.Tensor], dense: tf.Tensor) -> tf.Tensor:
+        """Embeddings and dense values side by side; dense values of no columns are left out.
+
+        With neither, a column of zeros stands for a user of whom nothing is declared.
+        """
+        parts = [*embedded, tf.cast(dense, self.compute_dtype)] if dense.shape[-1] else embedded
+        return tf.concat(parts, -1) if parts else tf.zeros([*tf.unstack(tf.shape(dense)[:-1]), 1])
 
     def _interests(self, user: tf.Tensor, history: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """[u ; long-term interest ; short-term interest], [batch, 3d]."""

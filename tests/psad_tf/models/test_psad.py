@@ -74,6 +74,25 @@ def test_xla_and_plain_steps_agree():
         np.testing.assert_allclose(a, b, atol=1e-3, err_msg=a.name)
 
 
+def test_a_declaration_without_dense_features_or_profile_trains_under_xla():
+    bare = dataclasses.replace(
+        tiny.DECLARATION,
+        context_categorical=(),
+        context_dense=(),
+        history=dataclasses.replace(tiny.DECLARATION.history, dense=()),
+        candidate_dense=(),
+    )
+    settings = tiny.config()
+    batch = tiny.batch(8, 6)
+    for key in ("context_dense", "history_dense", "candidate_dense"):
+        batch[key] = batch[key][..., :0]
+    model = PSAD(bare, tiny.SIZES, settings)
+    model.rank(batch)
+    model.compile(optimizer=make_optimizer(settings.optimizer), jit_compile=True)
+    train = model.make_train_function()
+    assert np.isfinite(float(train(iter(tf.data.Dataset.from_tensors(batch)))["loss"]))
+
+
 def test_same_seed_gives_the_same_weights_bit_for_bit():
     settings = tiny.config(dropout=0.2)
     one, two = compiled(settings), compiled(settings)
