@@ -159,11 +159,10 @@ async def _hedged(start: Callable[[], Any], hedge_after: float) -> Any:
         if not done:
             pending.add(asyncio.ensure_future(call()))
         while True:
-            done, waiting = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                if task.exception() is None or not waiting:
-                    return task.result()
-            pending = waiting
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            good = [task for task in done if task.exception() is None]
+            if good or not pending:
+                return (good or list(done))[0].result()
     finally:
         for task in pending:
             task.cancel()

@@ -209,6 +209,7 @@ def _hedged(start: Callable[[], Any], hedge_after: float, deadline: float) -> An
 
     launch()
     error: RerankError | None = None
+    failed = 0
     try:
         while True:
             may_hedge = len(calls) == 1 and error is None
@@ -224,7 +225,8 @@ def _hedged(start: Callable[[], Any], hedge_after: float, deadline: float) -> An
                 return call.result()
             except grpc.RpcError as failure:
                 error = _rerank_error(failure)
-            if all(each.done() for each in calls):
+            failed += 1
+            if failed == len(calls):
                 raise error
     finally:
         for call in calls:
