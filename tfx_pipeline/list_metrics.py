@@ -26,7 +26,7 @@ class ListMetric(tf.keras.metrics.Mean):
 
     Example:
         >>> metric = ListMetric("ndcg@10", gain=True)
-        >>> metric.update_state([[0.0, 1.0, -1.0]], [[0.2, 0.9, 0.0]])
+        >>> _ = metric.update_state([[0.0, 1.0, -1.0]], [[0.2, 0.9, 0.0]])
         >>> round(float(metric.result()), 4)  # 1 for the scores' order, 1 / log2(3) for the initial order
         0.3691
     """

@@ -108,9 +108,11 @@ class DataRules:
         for each in self.ranges:
             if each.at_least > each.at_most:
                 raise InputError(f"data rules: ranges: {each.feature}: at_least is above at_most")
-        for share in (*self.presence, *self.domains):
-            if not 0.0 <= share.at_least <= 1.0:
-                raise InputError(f"data rules: {share.feature}: at_least must be in [0, 1]")
+        shares = [(each.feature, each.at_least) for each in self.presence]
+        shares += [(each.feature, each.at_least) for each in self.domains]
+        for feature, share in shares:
+            if not 0.0 <= share <= 1.0:
+                raise InputError(f"data rules: {feature}: at_least must be in [0, 1], got {share}")
 
 
 def load_data_rules(path: str | os.PathLike[str]) -> DataRules:

@@ -13,9 +13,12 @@ from collections.abc import Iterator
 
 import tfx.v1 as tfx
 from absl import logging as absl_logging
+from tfx.components.example_gen import utils
+from tfx.proto import example_gen_pb2
 from tfx.types import standard_component_specs
 
 from psad_tf.errors import InputError
+from tfx_pipeline.components.list_example_gen import static_range
 from tfx_pipeline.evaluation import Verdict, read_verdict
 from tfx_pipeline.metadata import Store
 from tfx_pipeline.pipeline import create_pipeline
@@ -58,13 +61,28 @@ def run_local(settings: PipelineSettings, span: int | None = None) -> PipelineRu
     Raises:
         InputError: A setting or the data are wrong; `DataAnomaly` where they break the schema.
     """
-    if not os.path.isdir(settings.input_base):
-        raise InputError(f"{settings.input_base}: no such folder")
+    _check_input(settings, span)
     for folder in (settings.pipeline_root, os.path.dirname(os.path.abspath(settings.metadata_path))):
         os.makedirs(folder, exist_ok=True)
     with _no_flags(), _shown_steps(os.path.join(settings.pipeline_root, LOG_FILE)):
         tfx.orchestration.LocalDagRunner().run(create_pipeline(settings, span))
     return read_run(settings)
+
+
+def _check_input(settings: PipelineSettings, span: int | None) -> None:
+    """Refuses an input that ListExampleGen's driver would not find."""
+    if not os.path.isdir(settings.input_base):
+        raise InputError(f"{settings.input_base}: no such folder")
+    splits = [example_gen_pb2.Input.Split(name="raw", pattern=settings.input_pattern)]
+    wanted = "" if span is None else f" of span {span}"
+    try:
+        utils.calculate_splits_fingerprint_span_and_version(
+            settings.input_base, splits, None if span is None else static_range(span)
+        )
+    except ValueError as error:
+        raise InputError(
+            f"{os.path.join(settings.input_base, settings.input_pattern)}: no files{wanted} ({error})"
+        ) from None
 
 
 def read_run(settings: PipelineSettings) -> PipelineRun:

@@ -57,12 +57,12 @@ class PipelineSettings:
     name: str = "psad"
     model_name: str = "psad"
     input_pattern: str = "*"
-    preprocess: PreprocessOptions = PreprocessOptions()
-    train: TrainConfig = TrainConfig()
-    data_rules: DataRules = DataRules()
+    preprocess: PreprocessOptions = dataclasses.field(default_factory=PreprocessOptions)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    data_rules: DataRules = dataclasses.field(default_factory=DataRules)
     validated_share: float = 1.0
     schema_file: str | None = None
-    blessing: BlessingRules = BlessingRules()
+    blessing: BlessingRules = dataclasses.field(default_factory=BlessingRules)
     slices: tuple[str, ...] = ()
     infra_image: str | None = None
     slowest_ms: float = 0.0

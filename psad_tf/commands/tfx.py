@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--input_pattern",
         default="*",
-        help="files of a raw data folder under input_dir: *, span-{SPAN}/* or span-{SPAN}/version-{VERSION}/*",
+        help="raw files under input_dir, as span-{SPAN}/* or span-{SPAN}/version-{VERSION}/*",
     )
     add("--span", type=int, default=None, help="the span to take (default: the latest)")
     add(
@@ -86,7 +86,7 @@ def print_run(done: PipelineRun) -> None:
         base = done.verdict.baseline.get(name, {}).get("ndcg_10")
         against = "" if base is None else f", last blessed {base:.4f}"
         print(
-            f"  {name}: {metrics.get('example_count', 0):.0f} lists, NDCG@10 {metrics['ndcg_10']:.4f}{against}, "
+            f"  {name}: {metrics['example_count']:.0f} lists, NDCG@10 {metrics['ndcg_10']:.4f}{against}, "
             f"over the initial order {metrics['ndcg_10_gain']:+.4f}, MAP@10 {metrics['map_10']:.4f}"
         )
     if done.pushed:

@@ -21,7 +21,7 @@ class DataAnomaly(InputError):
 
 
 @component
-def AnomalyGate(anomalies: InputArtifact[ExampleAnomalies]):
+def AnomalyGate(anomalies: InputArtifact[ExampleAnomalies]) -> None:
     """Raises `DataAnomaly`, which names splits and features, unless every split is free of anomalies.
 
     Args:

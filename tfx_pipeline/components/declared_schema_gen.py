@@ -18,7 +18,9 @@ from tfx_pipeline.schema import candidate_schema
 
 
 @component
-def DeclaredSchemaGen(schema: OutputArtifact[Schema], declaration: Parameter[str], rules: Parameter[str]):
+def DeclaredSchemaGen(
+    schema: OutputArtifact[Schema], declaration: Parameter[str], rules: Parameter[str]
+) -> None:
     """Writes `schema.pbtxt`.
 
     Args:

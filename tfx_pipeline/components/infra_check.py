@@ -21,7 +21,7 @@ def InfraCheck(
     blessing: OutputArtifact[InfraBlessing],
     model_name: Parameter[str],
     slowest_ms: Parameter[float],
-):
+) -> None:
     """Blesses a model that loads and answers its warm-up requests.
 
     Args:

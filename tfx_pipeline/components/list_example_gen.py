@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, ClassVar
 
 from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.dsl.components.base import executor_spec
@@ -17,7 +18,7 @@ from tfx_pipeline.settings import PipelineSettings
 class ListExampleGenSpec(component_spec.ComponentSpec):
     """An ExampleGen's parameters, the job's options, and a second output."""
 
-    PARAMETERS = {
+    PARAMETERS: ClassVar[dict[str, Any]] = {
         standard_component_specs.INPUT_BASE_KEY: component_spec.ExecutionParameter(type=str),
         standard_component_specs.INPUT_CONFIG_KEY: component_spec.ExecutionParameter(
             type=example_gen_pb2.Input
@@ -27,8 +28,8 @@ class ListExampleGenSpec(component_spec.ComponentSpec):
         ),
         OPTIONS: component_spec.ExecutionParameter(type=str),
     }
-    INPUTS: dict[str, component_spec.ChannelParameter] = {}
-    OUTPUTS = {
+    INPUTS: ClassVar[dict[str, Any]] = {}
+    OUTPUTS: ClassVar[dict[str, Any]] = {
         standard_component_specs.EXAMPLES_KEY: component_spec.ChannelParameter(
             type=standard_artifacts.Examples
         ),
@@ -58,19 +59,21 @@ class ListExampleGen(FileBasedExampleGen):
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
 
     def __init__(self, settings: PipelineSettings, code: str, span: int | None = None) -> None:
-        range_config = None
-        if span is not None:
-            static = range_config_pb2.StaticRange(start_span_number=span, end_span_number=span)
-            range_config = range_config_pb2.RangeConfig(static_range=static)
         split = example_gen_pb2.Input.Split(name="raw", pattern=settings.input_pattern)
         options = Executor.encode_options(settings, code)
         super(FileBasedExampleGen, self).__init__(
             spec=ListExampleGenSpec(
                 input_base=settings.input_base,
                 input_config=example_gen_pb2.Input(splits=[split]),
-                range_config=range_config,
+                range_config=None if span is None else static_range(span),
                 options=json.dumps(options, sort_keys=True),
                 examples=Channel(type=standard_artifacts.Examples),
                 candidates=Channel(type=standard_artifacts.Examples),
             )
         )
+
+
+def static_range(span: int) -> range_config_pb2.RangeConfig:
+    """The range that is one span."""
+    static = range_config_pb2.StaticRange(start_span_number=span, end_span_number=span)
+    return range_config_pb2.RangeConfig(static_range=static)

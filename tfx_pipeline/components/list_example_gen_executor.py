@@ -21,6 +21,7 @@ from beam.manifest import MANIFEST
 from beam.options import PreprocessOptions
 from beam.pipeline import preprocess
 from beam.sources import RawInputs
+from psad_tf.errors import InputError
 from psad_tf.features import SPLITS, FeatureDeclaration, from_plain
 from psad_tf.records import KINDS
 from tfx_pipeline.data_view import write_data_view
@@ -31,7 +32,6 @@ CANDIDATES = "candidates"
 OPTIONS = "options"
 RAW_FILES = "raw_files"
 _DATA_VIEW = "data_view"
-_NEVER_EMPTY = ("train", "valid")
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -66,17 +66,22 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             inputs, examples.uri, declaration, options=job, pipeline_options=list(self._beam_pipeline_args)
         )
         write_data_view(declaration, os.path.join(examples.uri, _DATA_VIEW))
-        splits = [split for split in SPLITS if manifest["lists"][split] or split in _NEVER_EMPTY]
+        for split in SPLITS:
+            if not manifest["lists"][split]:
+                raise InputError(
+                    f"{_raw_folder(exec_properties)}: no list is in the {split} split; every split is needed "
+                    "to train a model and to judge it"
+                )
         for artifact, payload in (
             (examples, example_gen_pb2.FORMAT_PROTO),
             (candidates, example_gen_pb2.FORMAT_TF_EXAMPLE),
         ):
-            artifact.split_names = artifact_utils.encode_split_names(splits)
+            artifact.split_names = artifact_utils.encode_split_names(list(SPLITS))
             examples_utils.set_payload_format(artifact, payload)
             _mark_span(artifact, exec_properties)
-        for split in splits:
+        for split in SPLITS:
             os.symlink(split, artifact_utils.get_split_uri([examples], split))
-        self._flatten(examples, candidates, splits, options["validated_share"])
+        self._flatten(examples, candidates, options["validated_share"])
         examples.set_string_custom_property(
             constants.DATA_VIEW_URI_PROPERTY_KEY, os.path.join(examples.uri, _DATA_VIEW)
         )
@@ -85,9 +90,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples.set_string_custom_property("lists", json.dumps(manifest["lists"]))
         examples.set_string_custom_property("manifest", os.path.join(examples.uri, MANIFEST))
 
-    def _flatten(self, examples: Any, candidates: Any, splits: list[str], share: float) -> None:
+    def _flatten(self, examples: Any, candidates: Any, share: float) -> None:
         with self._make_beam_pipeline() as pipeline:
-            for split in splits:
+            for split in SPLITS:
                 folder = artifact_utils.get_split_uri([candidates], split)
                 files = os.path.join(examples.uri, split, "*.tfrecord.gz")
                 _ = pipeline | f"Flatten {split}" >> FlattenLists(
