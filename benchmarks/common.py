@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
@@ -61,6 +63,33 @@ def fingerprint(data: Any) -> str:
     """16 hex digits that follow from JSON-ready data."""
     text = json.dumps(data, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code_fingerprint(patterns: Sequence[str]) -> str:
+    """Tells the code of some modules from any that computes something else.
+
+    Comments, docstrings and layout do not count: the hash is of the syntax trees without docstrings.
+
+    Args:
+        patterns: Globs of files in the installed package `psad_tf`.
+    """
+    import psad_tf
+
+    root = os.path.dirname(os.path.abspath(psad_tf.__file__))
+    paths = sorted(
+        {path for pattern in patterns for path in glob.glob(os.path.join(glob.escape(root), pattern))}
+    )
+    trees = {}
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            tree = ast.parse(file.read())
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                    del body[0]
+        trees[os.path.relpath(path, root)] = ast.dump(tree)
+    return fingerprint(trees)
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.common import ResultStore, data_fingerprint, fingerprint, read_json
+from benchmarks.common import ResultStore, code_fingerprint, data_fingerprint, fingerprint, read_json
 from psad_tf.config import DataConfig, EmbeddingConfig, ModelConfig, OptimizerConfig, TrainConfig
 from psad_tf.config import load_train_config as load_config
 from psad_tf.input_pipeline import FeatureEncoder, ListDataset, load_encoder
@@ -23,6 +23,14 @@ from psad_tf.models.baselines.training import train_baseline
 LAMBDAMART = "lambdamart"
 BASELINES = (LAMBDAMART, *NEURAL_BASELINES)
 PER_LIST = "ndcg@10"
+
+# What a result depends on besides its configuration and data.
+_SHARED_CODE = (
+    *(f"layers/{name}.py" for name in ("attention", "dropout", "embedding", "mlp")),
+    *(f"{name}.py" for name in ("input_pipeline", "losses", "metrics", "decoding", "optimizer")),
+)
+BASELINE_CODE = (*_SHARED_CODE, "models/baselines/*.py")
+PSAD_CODE = (*_SHARED_CODE, "assignment.py", "train.py", "layers/user_profile_network.py", "models/*.py")
 
 # batch, scores -> {metric: a value a list}
 Measure = Callable[[Mapping[str, tf.Tensor], np.ndarray], Mapping[str, np.ndarray]]
@@ -143,6 +151,8 @@ class Runner:
         self.measure = measure
         self.reference = reference
         self.data = data_fingerprint(lists_dir)
+        self.baseline_code = code_fingerprint(BASELINE_CODE)
+        self.psad_code = code_fingerprint(PSAD_CODE)
         self.encoder: FeatureEncoder = load_encoder(lists_dir)
         self._lists: dict[str, ListDataset] = {}
 
@@ -154,18 +164,21 @@ class Runner:
 
     def neural(self, name: str, config: TrainConfig, test: bool = True) -> dict[str, Any]:
         """A neural baseline's record, under the model name `model`."""
-        key = {"model": name, "config": config, "data": self.data, "test": test}
+        key = self._key(name, config, test, self.baseline_code)
         return self.store.result(key, lambda: self._train_neural(name, config, test))
 
     def lambdamart(self, config: LambdaMARTConfig, test: bool = True) -> dict[str, Any]:
         """LambdaMART's record, under the model name `model`."""
-        key = {"model": LAMBDAMART, "config": config, "data": self.data, "test": test}
+        key = self._key(LAMBDAMART, config, test, self.baseline_code)
         return self.store.result(key, lambda: self._train_lambdamart(config, test))
 
     def psad(self, config: TrainConfig, test: bool = True) -> dict[str, Any]:
         """PSAD's record, with the models `student` and `teacher`."""
-        key = {"model": "psad", "config": config, "data": self.data, "test": test}
+        key = self._key("psad", config, test, self.psad_code)
         return self.store.result(key, lambda: self._train_psad(config, test))
+
+    def _key(self, name: str, config: Any, test: bool, code: str) -> dict[str, Any]:
+        return {"model": name, "config": config, "data": self.data, "code": code, "test": test}
 
     def _train_neural(self, name: str, config: TrainConfig, test: bool) -> dict[str, Any]:
         tf.keras.backend.clear_session()
@@ -202,7 +215,9 @@ class Runner:
 
         tf.keras.backend.clear_session()
         started = time.perf_counter()
-        run_dir = os.path.join(self.work_dir, "psad", fingerprint({"config": config, "data": self.data}))
+        run_dir = os.path.join(
+            self.work_dir, "psad", fingerprint(self._key("psad", config, True, self.psad_code))
+        )
         if not os.path.isdir(run_dir):
             resume = os.path.isfile(os.path.join(f"{run_dir}.partial", "history.json"))
             train(self.lists_dir, run_dir, config, resume=resume, overwrite=not resume, verbose=False)

@@ -9,8 +9,9 @@ import types
 import numpy as np
 import pytest
 
+import psad_tf
 from benchmarks import bench_ablation, bench_latency, bench_quality
-from benchmarks.common import ResultStore, fingerprint, merged, paired_test, summarize
+from benchmarks.common import ResultStore, code_fingerprint, fingerprint, merged, paired_test, summarize
 from psad_tf.config import TrainConfig
 
 
@@ -45,6 +46,18 @@ def test_a_result_appended_after_a_line_cut_short_can_be_read_back(tmp_path):
 def test_another_seed_is_another_result():
     assert fingerprint(TrainConfig(seed=1)) != fingerprint(TrainConfig(seed=2))
     assert fingerprint(TrainConfig(seed=1)) == fingerprint(TrainConfig(seed=1))
+
+
+def test_code_is_told_apart_by_what_it_computes_and_not_by_its_comments(tmp_path, monkeypatch):
+    monkeypatch.setattr(psad_tf, "__file__", str(tmp_path / "__init__.py"))
+
+    def of(text: str) -> str:
+        (tmp_path / "model.py").write_text(text)
+        return code_fingerprint(["*.py"])
+
+    plain = of("def f(x):\n    return x + 1\n")
+    assert of('def f(x):\n    """Adds one."""\n    return x + 1  # one\n') == plain
+    assert of("def f(x):\n    return x + 2\n") != plain
 
 
 def test_the_summary_of_seeds_has_the_sample_deviation():
