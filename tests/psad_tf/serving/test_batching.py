@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import pathlib
+import sys
 import threading
 from typing import Any
 
@@ -106,6 +108,21 @@ def test_versions_share_the_batching_threads(models: pathlib.Path) -> None:
     for _ in range(3):
         load(models, batching, "shared").signature("").run(scale_request().inputs)
     assert process.num_threads() == threads
+
+
+@pytest.mark.parametrize("batching", [None, Batching(4, 0, num_batch_threads=1)], ids=["alone", "batched"])
+def test_a_request_leaves_no_memory_behind(models: pathlib.Path, batching: Batching | None) -> None:
+    loaded = LoadedVersion("scale", 2, str(models / "2"), batching=batching, scheduler="memory")
+    inputs, signature = scale_request().inputs, loaded.signature("")
+
+    def blocks_after(requests: int) -> int:
+        for _ in range(requests):
+            signature.run(inputs)
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = blocks_after(300)
+    assert blocks_after(1000) - before < 300  # one lost block a request would be 1000
 
 
 def test_a_batching_server_answers_many_clients(models: pathlib.Path) -> None:
