@@ -6,6 +6,8 @@ import importlib.util
 
 from psad_tf.errors import InputError
 
+KUBEFLOW_SETUP = "docs/tfx.md says how to compile for Kubeflow Pipelines"
+
 
 def require_tfx() -> None:
     """Refuses to go on without TFX, before anything slow is imported.
@@ -28,7 +30,4 @@ def require_kubeflow() -> None:
         InputError: `kfp-pipeline-spec` is not installed.
     """
     if importlib.util.find_spec("kfp") is None or importlib.util.find_spec("kfp.pipeline_spec") is None:
-        raise InputError(
-            "the package 'kfp-pipeline-spec' is not installed: compiling for Kubeflow Pipelines needs it "
-            '(uv pip install --no-deps "kfp-pipeline-spec==0.1.16")'
-        )
+        raise InputError(f"the package 'kfp-pipeline-spec' is not installed; {KUBEFLOW_SETUP}")

@@ -6,7 +6,7 @@ import os
 
 from psad_tf.errors import InputError
 from psad_tf.files import replaced_file
-from tfx_pipeline.dependencies import require_kubeflow, require_tfx
+from tfx_pipeline.dependencies import KUBEFLOW_SETUP, require_kubeflow, require_tfx
 from tfx_pipeline.settings import PipelineSettings
 
 
@@ -22,13 +22,16 @@ def compile_for_kubeflow(
         span: The span to take; None takes the latest when the job runs.
 
     Raises:
-        InputError: TFX or `kfp-pipeline-spec` is not installed, or no image is named.
+        InputError: TFX or `kfp-pipeline-spec` is not installed as it must be, or no image is named.
     """
     require_tfx()
     require_kubeflow()
     if not image:
         raise InputError("image: name a container image with this library and requirements-dev.txt")
-    from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
+    try:
+        from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
+    except TypeError as error:  # its protos were generated for an older protobuf
+        raise InputError(f"kfp-pipeline-spec does not work here; {KUBEFLOW_SETUP} ({error})") from None
 
     from tfx_pipeline.pipeline import create_pipeline
 

@@ -27,14 +27,13 @@ import tfx.v1 as tfx
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.orchestration import metadata
 
-from tfx_pipeline import trainer
 from tfx_pipeline.code_version import code_fingerprint
 from tfx_pipeline.components.anomaly_gate import AnomalyGate
 from tfx_pipeline.components.declared_schema_gen import DeclaredSchemaGen
 from tfx_pipeline.components.infra_check import InfraCheck
 from tfx_pipeline.components.list_example_gen import ListExampleGen
 from tfx_pipeline.evaluation import eval_config
-from tfx_pipeline.settings import PipelineSettings
+from tfx_pipeline.settings import CODE, MODEL_NAME, TRAIN, PipelineSettings
 
 LATEST_BLESSED = "LatestBlessedModel"
 
@@ -64,9 +63,9 @@ def create_pipeline(settings: PipelineSettings, span: int | None = None) -> tfx.
         train_args=tfx.proto.TrainArgs(splits=["train"]),
         eval_args=tfx.proto.EvalArgs(splits=["valid"]),
         custom_config={
-            trainer.TRAIN: json.loads(json.dumps(settings.train.to_dict())),
-            trainer.MODEL_NAME: settings.model_name,
-            trainer.CODE: code,
+            TRAIN: json.loads(json.dumps(settings.train.to_dict())),
+            MODEL_NAME: settings.model_name,
+            CODE: code,
         },
     )
     training.add_upstream_node(gate)

@@ -13,6 +13,8 @@ from psad_tf.features import FeatureDeclaration
 from tfx_pipeline.rules import BlessingRules, DataRules
 
 RUN_FN = "tfx_pipeline.trainer.run_fn"
+# Keys of what the Trainer hands to it.
+TRAIN, MODEL_NAME, CODE = "train", "model_name", "code"
 # `DirectRunner` would first try to download another runner; and TFX packs its own sources for the workers of
 # every job, unless an image is named that has them. Workers in this process need neither.
 LOCAL_BEAM = ("--runner=FnApiRunner", "--sdk_container_image=unused")

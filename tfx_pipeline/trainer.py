@@ -11,8 +11,8 @@ from typing import Any
 from export.saved_model import export_saved_model
 from psad_tf.config import TrainConfig
 from psad_tf.train import train
+from tfx_pipeline.settings import MODEL_NAME, TRAIN
 
-TRAIN, MODEL_NAME, CODE = "train", "model_name", "code"
 RUN = "run"
 
 

@@ -23,6 +23,7 @@ from tfx_pipeline.components.anomaly_gate import DataAnomaly
 from tfx_pipeline.lineage import LineageNode, pushed_lineage
 from tfx_pipeline.metadata import Store
 from tfx_pipeline.runner import PipelineRun, read_run, run_local
+from tfx_pipeline.served import check_served
 from tfx_pipeline.settings import PipelineSettings
 
 pytestmark = pytest.mark.timeout(1200)  # the fixture of the first test runs the pipeline four times
@@ -164,6 +165,27 @@ def test_an_anomaly_ends_the_run_before_training_and_is_named(runs):
     assert runs.anomaly_states["ExampleValidator"] == "complete"
     assert runs.anomaly_states["AnomalyGate"] == "failed"
     assert "Trainer" not in runs.anomaly_states and "Pusher" not in runs.anomaly_states
+
+
+@pytest.fixture
+def pushed_copy(runs, tmp_path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(runs.first.pushed, tmp_path / "model"))
+
+
+def test_a_model_is_not_servable_when_a_file_is_damaged(pushed_copy):
+    with open(pushed_copy / "variables" / "variables.data-00000-of-00001", "r+b") as file:
+        file.write(b"damaged")
+    assert "variables.data" in check_served(str(pushed_copy), "psad").reason
+
+
+def test_a_model_is_not_servable_without_warm_up_requests_to_show_it(pushed_copy):
+    (pushed_copy / "assets.extra" / "tf_serving_warmup_requests").unlink()
+    assert "no warm-up records" in check_served(str(pushed_copy), "psad").reason
+
+
+def test_a_model_that_answers_too_slowly_is_not_servable(runs):
+    found = check_served(runs.first.pushed, "psad", slowest_ms=1e-6)
+    assert found.requests > 0 and "the median latency is" in found.reason
 
 
 def _files(node: LineageNode) -> set[str]:

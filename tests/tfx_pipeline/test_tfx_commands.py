@@ -66,7 +66,7 @@ def test_the_declaration_of_the_latest_span_is_found(tmp_path):
 def test_compiling_for_kubeflow_says_which_package_it_needs(capsys, tmp_path):
     pytest.importorskip("tfx")
     if importlib.util.find_spec("kfp") is not None:
-        pytest.skip("the package is installed")
+        pytest.skip("kfp-pipeline-spec is installed")
     error = fails(
         capsys,
         "tfx",
