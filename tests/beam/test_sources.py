@@ -188,6 +188,7 @@ def test_what_is_missing_or_of_no_known_format_is_named(tmp_path):
         ("log.jsonl.gz", gzip.compress(b'{"a": 1}\n' * 5000)),
         ("log.csv.gz", gzip.compress(b"a,b\n" + b"1,2\n" * 5000)),
     ],
+    ids=["jsonl", "csv"],
 )
 def test_a_cut_gzip_file_is_an_error_that_names_it(tmp_path, name, whole):
     path = tmp_path / name

@@ -46,7 +46,9 @@ def test_agrees_with_tensorflow_rankings_keras_metrics():
     labels[:, 0] = 1.0  # every list has a positive
     means = mean_metrics(per_list_metrics(scores, labels, np.ones([40, 9], bool)))
     binary = (labels >= 1).astype(float)
-    assert means["ndcg@5"] == pytest.approx(float(tfr.keras.metrics.NDCGMetric(topn=5)(labels, scores)), rel=1e-5)
+    assert means["ndcg@5"] == pytest.approx(
+        float(tfr.keras.metrics.NDCGMetric(topn=5)(labels, scores)), rel=1e-5
+    )
     assert means["mrr"] == pytest.approx(float(tfr.keras.metrics.MRRMetric()(binary, scores)), rel=1e-5)
     per_list = per_list_metrics(scores, binary, np.ones([40, 9], bool))["map@5"]
     expected = [
