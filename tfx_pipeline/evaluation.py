@@ -106,8 +106,7 @@ def read_verdict(folder: str) -> Verdict:
     """
     result = tfma.load_validation_result(folder)
     failures = [
-        f"{_slice_name(tfma.slicer.deserialize_slice_key(each.slice_key))}: "
-        f"{failure.metric_key.name}: {failure.message or 'threshold not met'}"
+        f"{_slice_name(tfma.slicer.deserialize_slice_key(each.slice_key))}: {_failure(failure)}"
         for each in result.metric_validations_per_slice
         for failure in each.failures
     ]
@@ -120,6 +119,20 @@ def read_verdict(folder: str) -> Verdict:
         candidate,
         metrics.get(BASELINE, {}),
     )
+
+
+def _failure(failure: Any) -> str:
+    """One threshold that is not met, in words."""
+    name, value = failure.metric_key.name, failure.metric_value.double_value.value
+    if failure.message:
+        return f"{name}: {failure.message}"
+    if failure.metric_threshold.HasField("change_threshold"):
+        wanted = failure.metric_threshold.change_threshold.absolute.value
+        return (
+            f"{name} differs by {value:+.4f} from the last blessed model's, at least {wanted:+.4f} is wanted"
+        )
+    wanted = failure.metric_threshold.value_threshold.lower_bound.value
+    return f"{name} is {value:.4f}, at least {wanted:.4f} is wanted"
 
 
 def _metrics(folder: str) -> dict[str, dict[str, dict[str, float]]]:

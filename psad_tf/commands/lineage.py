@@ -21,7 +21,10 @@ def run(arguments: argparse.Namespace) -> None:
     from tfx_pipeline.dependencies import require_tfx
 
     require_tfx()
-    from tfx_pipeline.lineage import lineage_text, pushed_lineage
+    from psad_tf.commands.tfx import quiet_imports
+
+    with quiet_imports():
+        from tfx_pipeline.lineage import lineage_text, pushed_lineage
 
     node = pushed_lineage(arguments.metadata, arguments.model)
     if arguments.json:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
+import logging
 import os
 import re
 import sys
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -61,15 +65,17 @@ def run(arguments: argparse.Namespace) -> int:
     require_tfx()
     if arguments.kubeflow:
         require_kubeflow()
-    settings = settings_of(arguments)
+    with quiet_imports():
+        settings = settings_of(arguments)
     if arguments.kubeflow:
         from tfx_pipeline.kubeflow import compile_for_kubeflow
 
         compile_for_kubeflow(settings, arguments.kubeflow, arguments.image, arguments.span)
         print(f"Wrote the job {arguments.kubeflow}")
         return 0
-    print("Starting TFX (its import takes a while)", file=sys.stderr, flush=True)
-    from tfx_pipeline.runner import run_local
+    print("Starting TFX (its import takes a while) ...", file=sys.stderr, flush=True)
+    with quiet_imports():
+        from tfx_pipeline.runner import run_local
 
     done = run_local(settings, arguments.span)
     print_run(done)
@@ -82,7 +88,9 @@ def print_run(done: PipelineRun) -> None:
     cached = ", ".join(name for name, state in done.states.items() if state == "cached")
     print(f"taken from the cache: {cached or 'nothing'}")
     print(f"lists in {done.lists}, training run in {done.run_dir}")
-    for name, metrics in sorted(done.verdict.metrics.items(), key=lambda each: each[0] != "overall"):
+    metrics_of = done.verdict.metrics
+    for name in sorted(metrics_of, key=lambda name: (name != "overall", name)):
+        metrics = metrics_of[name]
         base = done.verdict.baseline.get(name, {}).get("ndcg_10")
         against = "" if base is None else f", last blessed {base:.4f}"
         print(
@@ -97,6 +105,18 @@ def print_run(done: PipelineRun) -> None:
     if done.infra_reason:
         print(f"cannot be served: {done.infra_reason}")
     print("not pushed")
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Keeps back what TFX's packages say of each other when they are imported."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
