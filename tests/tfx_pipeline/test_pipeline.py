@@ -28,7 +28,7 @@ from tfx_pipeline.settings import PipelineSettings
 
 pytestmark = pytest.mark.timeout(1200)  # the fixture of the first test runs the pipeline four times
 
-WORLD = SimulatorConfig(lists=160, candidates=6, items=40, seed=7)
+WORLD = SimulatorConfig(lists=320, candidates=6, items=40, seed=7)
 SPARED = ("ListExampleGen", "StatisticsGen", "ExampleValidator", "AnomalyGate", "Trainer", "InfraCheck")
 
 
@@ -59,7 +59,7 @@ def runs(tmp_path_factory) -> Runs:
     config = tiny.config(slots=4, epochs=4).to_dict()
     config["model"]["student"]["hidden_dims"] = [16]
     config["data"] = {"batch_size": 32, "list_sizes": [6]}
-    config["optimizer"] = {"learning_rate": 0.03, "embedding_learning_rate": 0.03, "warmup_steps": 1}
+    config["optimizer"] = {"learning_rate": 0.01, "embedding_learning_rate": 0.01, "warmup_steps": 1}
     (folder / "config.json").write_text(json.dumps(config))
     rules = {"ranges": [{"feature": "age", "at_least": 0, "at_most": 120}]}
     (folder / "rules.json").write_text(json.dumps(rules))
@@ -86,7 +86,7 @@ def runs(tmp_path_factory) -> Runs:
     first, versions_after_first = read_run(settings), versions()
     again = run_local(settings)
     versions_before_spoilt = versions()
-    later = dataclasses.replace(WORLD, lists=200, start_time=WORLD.start_time + 30 * 86_400)
+    later = dataclasses.replace(WORLD, lists=400, start_time=WORLD.start_time + 30 * 86_400)
     simulate(str(raw / "span-2" / "version-1"), later)
     spoilt = run_local(dataclasses.replace(settings, run_fn="tests.tfx_pipeline.spoilt.run_fn"))
     versions_after_spoilt = versions()
@@ -133,7 +133,11 @@ def test_metrics_are_sliced_by_user_group(runs):
     metrics = dict(runs.first.verdict.metrics)
     overall = metrics.pop("overall")
     assert len(metrics) > 1 and all(name.startswith("segment=s") for name in metrics)
-    assert sum(each["example_count"] for each in metrics.values()) == overall["example_count"] == 16
+    assert (
+        sum(each["example_count"] for each in metrics.values())
+        == overall["example_count"]
+        == WORLD.lists / 10
+    )
 
 
 def test_the_latest_version_of_a_span_is_taken(runs):
@@ -149,7 +153,7 @@ def test_the_same_run_again_takes_everything_from_the_cache_that_cost_time(runs)
 def test_a_later_run_is_compared_with_the_blessed_model_on_the_new_data(runs):
     verdict = runs.spoilt.verdict
     assert runs.spoilt.lists != runs.first.lists
-    assert verdict.baseline["overall"]["example_count"] == 20
+    assert verdict.baseline["overall"]["example_count"] == 40
     assert verdict.baseline["overall"]["ndcg_10"] > verdict.metrics["overall"]["ndcg_10"] + 0.05
 
 
@@ -219,3 +223,8 @@ def test_the_lineage_command_prints_every_step(runs, capsys):
 def test_a_model_that_was_not_pushed_has_no_lineage(runs):
     with pytest.raises(InputError, match="was not pushed"):
         pushed_lineage(runs.settings.metadata_path, "12345")
+
+
+def test_a_span_that_is_not_there_is_named(runs):
+    with pytest.raises(InputError, match="no files of span 99"):
+        run_local(runs.settings, span=99)
