@@ -120,11 +120,18 @@ def _cell(value: str, read: Callable[[str], Any] | None, column: str) -> Any:
 
 
 def _whole(value: str) -> int:
-    return int(value)
+    return int(_without_underscore(value))
 
 
 def _number(value: str) -> float:
-    return float(value)
+    return float(_without_underscore(value))
+
+
+def _without_underscore(value: str) -> str:
+    """Python takes 1_000 for a number; nothing else that reads CSV does."""
+    if "_" in value:
+        raise ValueError
+    return value
 
 
 def _several(value: str) -> list[str]:

@@ -30,6 +30,8 @@ from psad_tf.records import IMPRESSIONS, INTERACTIONS, KINDS
 FORMAT = "psad-lists"
 VERSION = 1
 MANIFEST = "manifest.json"
+SCHEMA = "schema.pbtxt"
+STATISTICS = "statistics.json"
 
 
 class Reports:
@@ -41,11 +43,14 @@ class Reports:
         self.statistics: dict[str, DenseSummary] = {}
         self.files: list[dict[str, Any]] = []
         self.split_points: list[int | None] = [None, None]
+        self.mistakes: list[str] = []
         for kind, payload in reports:
             if kind == "counts":
                 self.counts.update(payload)
             elif kind == "present":
                 self.present.update(payload)
+            elif kind == "mistakes":
+                self.mistakes.extend(payload)
             elif kind == "file":
                 self.files.append(payload)
             elif kind == "split_points":
@@ -67,8 +72,12 @@ class Reports:
         """Refuses a result that nothing could be trained on.
 
         Raises:
-            InputError: No list, no training list, or a declared feature or label that occurs in no record.
+            InputError: A file is damaged, there is no list, no training list, or a declared feature or label
+                that occurs in no record.
         """
+        if self.mistakes:
+            others = len(self.mistakes) - 1
+            raise InputError(min(self.mistakes) + (f" (and {others} more such files)" if others else ""))
         counts = self.counts
         written = sum(counts[f"lists/{split}"] for split in SPLITS)
         if not written:
@@ -176,8 +185,8 @@ def finish(
     }
     schema = record_schema(declaration)
     texts = {
-        "statistics.json": (_json(statistics), len(statistics)),
-        "schema.pbtxt": (text_format.MessageToString(schema), len(schema.feature)),
+        STATISTICS: (_json(statistics), len(statistics)),
+        SCHEMA: (text_format.MessageToString(schema), len(schema.feature)),
     }
     for name, (text, records) in texts.items():
         data = text.encode()

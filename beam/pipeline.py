@@ -15,6 +15,7 @@ ranges of files
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -27,7 +28,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam.dead_letters import WriteDeadLetters
-from beam.manifest import MANIFEST, Reports, finish, read_json
+from beam.manifest import MANIFEST, SCHEMA, STATISTICS, Reports, finish, read_json
 from beam.messages import REPORT, Handler, Message, Step, of_topic
 from beam.options import PreprocessOptions
 from beam.progress import shown_progress
@@ -49,6 +50,7 @@ from psad_tf.files import replaced_directory
 
 WORK = ".work"
 _REPORTS = "reports.json"
+_OURS = frozenset({MANIFEST, SCHEMA, STATISTICS, "vocabularies", "dead_letters", *SPLITS})
 
 
 class MakeLists(beam.PTransform):
@@ -130,8 +132,10 @@ def preprocess(
         The manifest.
 
     Raises:
-        InputError: An input is missing or damaged, no list can be made, or a declared feature occurs nowhere.
+        InputError: An input is missing or damaged, no list can be made, a declared feature occurs nowhere, or
+            the output folder holds what this job did not write.
     """
+    _check_replaceable(os.fspath(output_dir))
     settled = (options or PreprocessOptions()).with_latest_time()
     if not isinstance(inputs, RawInputs):
         inputs = RawInputs.from_folder(inputs)
@@ -167,10 +171,10 @@ def _run(
         result = pipeline.run()
         result.wait_until_finish()
     except Exception as error:
-        mistake = _mistake(error)
-        if mistake is None:
-            raise
-        raise InputError(mistake) from error
+        # Runners wrap a worker's error, each in its own way; what they all keep is its text.
+        if f"[Errno {errno.ENOSPC}]" in str(error):
+            raise InputError(f"{folder}: the disk is full") from error
+        raise
     finally:
         # Dask's result keeps its client, and a cluster of its own if it made one, until they are closed.
         client = getattr(result, "client", None)
@@ -181,18 +185,21 @@ def _run(
     return Reports(read_json(path) if FileSystems.exists(path) else [])
 
 
-def _mistake(error: BaseException) -> str | None:
-    """The message of an `InputError` that a worker raised, however the runner wrapped it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, InputError):
-            return str(seen).partition(" [while running")[0]
-        seen = seen.__cause__ or seen.__context__
-    marker = "psad_tf.errors.InputError: "
-    for line in str(error).splitlines():
-        if marker in line:
-            return line.partition(marker)[2].partition(" [while running")[0]
-    return None
+def _check_replaceable(path: str) -> None:
+    """Refuses to replace a local folder that holds anything that this job does not write.
+
+    Raises:
+        InputError: It holds something else, the raw logs for instance, or is a file.
+    """
+    if "://" in path or not os.path.lexists(path):
+        return
+    if not os.path.isdir(path):
+        raise InputError(f"{path}: is a file; a folder is wanted")
+    for name in sorted(os.listdir(path)):
+        if name not in _OURS:
+            raise InputError(
+                f"{path}: holds {name!r}, which this job did not write and would remove: name a new folder"
+            )
 
 
 @contextlib.contextmanager

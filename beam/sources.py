@@ -8,15 +8,18 @@ time).
 from __future__ import annotations
 
 import bz2
+import codecs
 import contextlib
 import csv
 import dataclasses
 import gzip
 import io
+import itertools
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
@@ -82,10 +85,15 @@ class RawInputs:
 
 
 class FileRange(NamedTuple):
-    """What one worker reads at a time: the lines that start in [start, stop) of a file, or all of it."""
+    """What one worker reads at a time: the lines that start in [start, stop) of a file, or all of it.
+
+    `name` is the path from the folder that all inputs have in common, which is what dead letters say: it is
+    the same wherever the logs lie.
+    """
 
     kind: str
     path: str
+    name: str
     format: str
     compression: str
     start: int
@@ -114,26 +122,32 @@ def find_ranges(inputs: RawInputs) -> list[FileRange]:
     Raises:
         InputError: A pattern matches no file, or a file's format is not known by its name.
     """
-    ranges: dict[FileRange, None] = {}
+    files: dict[tuple[str, str], int] = {}
     for kind in KINDS:
         for pattern in getattr(inputs, kind):
             matches = _match(pattern)
             if not matches:
                 raise InputError(f"{pattern}: no such file ({kind})")
-            for path, size in matches:
-                format_and_compression = _format_of(path)
-                if format_and_compression is None:
-                    known = ", ".join(FORMATS)
-                    raise InputError(
-                        f"{path}: the format is not known by the name's end (known: {known}; .gz, .bz2)"
-                    )
-                whole = FileRange(kind, path, *format_and_compression, 0, size)
-                if whole.format != "jsonl" or whole.compression:
-                    ranges[whole] = None
-                    continue
-                for start in range(0, size, RANGE_BYTES):
-                    ranges[whole._replace(start=start, stop=min(size, start + RANGE_BYTES))] = None
-    return list(ranges)
+            files |= {(kind, path): size for path, size in matches}
+    folders = [path.split("/")[:-1] for _, path in files]
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    common = len(list(shared))
+    ranges: list[FileRange] = []
+    for (kind, path), size in files.items():
+        format_and_compression = _format_of(path)
+        if format_and_compression is None:
+            known = ", ".join(FORMATS)
+            raise InputError(f"{path}: the format is not known by the name's end (known: {known}; .gz, .bz2)")
+        name = "/".join(path.split("/")[common:])
+        whole = FileRange(kind, path, name, *format_and_compression, 0, size)
+        if whole.format != "jsonl" or whole.compression:
+            ranges.append(whole)
+            continue
+        ranges += [
+            whole._replace(start=start, stop=min(size, start + RANGE_BYTES))
+            for start in range(0, size, RANGE_BYTES)
+        ]
+    return ranges
 
 
 def read_range(file_range: FileRange) -> Iterator[RawRecord]:
@@ -152,6 +166,11 @@ def read_range(file_range: FileRange) -> Iterator[RawRecord]:
         else:
             yield from _read_avro(file_range)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{file_range.path}: the file is cut short or damaged ({error})") from error
+    except OSError as error:
+        if file_range.compression != "bzip2" or error.errno is not None:
+            raise
+        # Damage has no error class of its own in bzip2's module, nor a number.
         raise InputError(f"{file_range.path}: the file is cut short or damaged ({error})") from error
 
 
@@ -184,6 +203,8 @@ def _open(file_range: FileRange) -> BinaryIO:
     file = FileSystems.open(file_range.path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
     # Python's own readers say when a compressed file is cut short; Beam's give what there is.
     if file_range.compression == "gzip":
+        if not file_range.stop:  # to Python a file cut to nothing is a whole file of no members
+            raise EOFError("it has 0 bytes, which not even an empty gzip file has")
         return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
     if file_range.compression == "bzip2":
         return bz2.BZ2File(file)  # type: ignore[return-value]
@@ -203,8 +224,9 @@ def _read_json_lines(file_range: FileRange) -> Iterator[RawRecord]:
             line = file.readline()
             if not line:
                 return
-            if not line.isspace():
-                yield _decoded(place, line)
+            text = line if place else line.removeprefix(codecs.BOM_UTF8)
+            if text and not text.isspace():
+                yield _decoded(place, text)
             place += len(line)
 
 
@@ -231,8 +253,7 @@ def _read_csv(file_range: FileRange) -> Iterator[RawRecord]:
             if header is None:
                 return
             header[0] = header[0].removeprefix("\ufeff")
-            if len(set(header)) != len(header):
-                raise InputError(f"{file_range.path}: a column's name stands twice in the first line")
+            _check_names(header, file_range.path)
             for place, row in enumerate(reader):
                 if not row:
                     continue
@@ -247,6 +268,13 @@ def _read_csv(file_range: FileRange) -> Iterator[RawRecord]:
                     yield RawRecord(place, dict(zip(header, row, strict=True)), None, False)
         except csv.Error as error:
             raise InputError(f"{file_range.path}:{reader.line_num}: not CSV ({error})") from None
+
+
+def _check_names(names: Sequence[str], path: str) -> None:
+    """Refuses two columns of one name: one of them would hide the other."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(f"{path}: {count} columns are called {name!r}")
 
 
 def _is_escaped(cell: str) -> bool:
@@ -264,13 +292,16 @@ def _read_parquet(file_range: FileRange) -> Iterator[RawRecord]:
     with contextlib.closing(_open(file_range)) as file:
         try:
             parquet = pyarrow.parquet.ParquetFile(file)
+            _check_names(parquet.schema_arrow.names, file_range.path)
             place = 0
             for batch in parquet.iter_batches(batch_size=1000):
                 for data in batch.to_pylist():
                     yield RawRecord(place, data, None, False)
                     place += 1
         except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-            raise InputError(f"{file_range.path}: not a whole Parquet file ({_first_line(error)})") from error
+            raise InputError(
+                f"{file_range.path}: cannot be read as Parquet ({_first_line(error)})"
+            ) from error
 
 
 def _read_avro(file_range: FileRange) -> Iterator[RawRecord]:
@@ -282,8 +313,9 @@ def _read_avro(file_range: FileRange) -> Iterator[RawRecord]:
             for place, data in enumerate(fastavro.reader(file)):
                 yield RawRecord(place, data, None, False)
         except (ValueError, EOFError, KeyError, IndexError, fastavro.schema.SchemaParseException) as error:
+            after = f" after its first {place + 1} records" if place >= 0 else ""
             raise InputError(
-                f"{file_range.path}: not a whole Avro file, after record {place} ({_first_line(error)})"
+                f"{file_range.path}: cannot be read as Avro{after} ({_first_line(error)})"
             ) from error
 
 

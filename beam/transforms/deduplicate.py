@@ -10,7 +10,7 @@ from beam.dead_letters import DeadLetters
 from beam.messages import Handler, Message, Step, messages, of_topic, partition_of
 from beam.sorted_runs import RunWriter, merge_runs
 from beam.transforms.check import REQUESTS
-from beam.transforms.read import REQUEST, TIMELINE, timeline_key
+from beam.transforms.read import REQUEST, STOP, TIMELINE, timeline_key
 from beam.transforms.split import TimeCounter
 from psad_tf.records import IMPRESSIONS, RecordError
 
@@ -31,7 +31,7 @@ class Deduplicate(Step):
 
 
 class _Deduplicate(Handler):
-    topics = (REQUESTS,)
+    topics = (REQUESTS, STOP)
 
     def __init__(self, folder: str, partitions: int, buffer_bytes: int) -> None:
         self._folder = folder
@@ -39,6 +39,8 @@ class _Deduplicate(Handler):
         self._buffer_bytes = buffer_bytes
 
     def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
+        if of_topic(received, STOP):
+            return
         dead = DeadLetters(self._folder, self._partitions)
         writer = RunWriter(self._folder, TIMELINE, self._buffer_bytes)
         times = TimeCounter(self._folder)

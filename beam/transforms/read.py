@@ -7,12 +7,13 @@
 | interaction | by user, in time order                        | `timeline`    |
 | user        | by user, before all times                     | `timeline`    |
 | item        | by item                                       | `items`       |
+
+A file that is cut short or damaged is reported, and `stop` tells the next steps to make no lists of the rest.
 """
 
 from __future__ import annotations
 
 import marshal
-import os
 import struct
 from collections import Counter
 from collections.abc import Iterable
@@ -29,6 +30,7 @@ from beam.sources import FileRange, RawRecord, read_range
 from beam.transforms.check import ImpressionCheck
 from beam.transforms.declared_types import DeclaredTypes
 from beam.transforms.rows import ROWS, row_key
+from psad_tf.errors import InputError
 from psad_tf.features import AGE_SECONDS, FeatureDeclaration
 from psad_tf.records import (
     IMPRESSIONS,
@@ -41,6 +43,7 @@ from psad_tf.records import (
     check_row,
 )
 
+STOP = "stop"
 TIMELINE = "timeline"
 ITEM_ROWS = "items"
 
@@ -75,8 +78,14 @@ class _ReadRecords(beam.DoFn):
 
     def process(self, file_range: FileRange) -> Iterable[Message]:
         reader = _RangeReader(file_range, self._folder, self._declaration, self._options)
-        for record in read_range(file_range):
-            reader.take(record)
+        try:
+            for record in read_range(file_range):
+                reader.take(record)
+        except InputError as error:
+            # Told and not raised: a runner would print a traceback, and try the file again in vain.
+            yield report("mistakes", [str(error)])
+            yield from messages(STOP, [(number, None) for number in range(self._options.num_partitions)])
+            return
         yield from reader.close()
 
 
@@ -87,7 +96,7 @@ class _RangeReader:
         self, file_range: FileRange, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions
     ) -> None:
         self._kind = file_range.kind
-        self._name = os.path.basename(file_range.path)
+        self._name = file_range.name
         self._options = options
         self._partitions = options.num_partitions
         self._types = DeclaredTypes(declaration)
@@ -128,6 +137,8 @@ class _RangeReader:
             take(data, source)
         except RecordError as error:
             self._dead.add(kind, error, source, record.data)
+        except OSError:
+            raise  # the disk's trouble, not the record's
         except Exception as error:
             raise RuntimeError(f"{source}: this record of {kind} made an error") from error
 

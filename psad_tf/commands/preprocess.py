@@ -106,6 +106,16 @@ def run(arguments: argparse.Namespace) -> None:
     dropped = sum(counts["dropped"].values())
     lists = ", ".join(f"{count} {split}" for split, count in manifest["lists"].items())
     print(f"Read {counts['read']} impressions: {counts['written']} lists ({lists}), {dropped} dead letters")
-    for reason, count in counts["dropped"].items():
-        print(f"  {count} {reason}")
+    _print_reasons(counts["dropped"])
+    for kind in ("rows", *RAW_KINDS[1:]):
+        of_kind = counts.get(kind, {})
+        if of_kind.get("dropped"):
+            dropped = sum(of_kind["dropped"].values())
+            print(f"Read {of_kind['read']} {kind}: {of_kind['kept']} kept, {dropped} dead letters")
+            _print_reasons(of_kind["dropped"])
     print(f"Wrote {arguments.output_dir}")
+
+
+def _print_reasons(dropped: dict[str, int]) -> None:
+    for reason, count in dropped.items():
+        print(f"  {count} {reason}")

@@ -6,11 +6,16 @@ import glob
 import hashlib
 import json
 import os
+import pickle
 import random
+import tempfile
+import uuid
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import tensorflow as tf
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline
@@ -56,6 +61,32 @@ DECLARATION = FeatureDeclaration(
 def pipeline() -> TestPipeline:
     """A test pipeline on the runner in Python."""
     return TestPipeline(runner=FnApiRunner())
+
+
+def through(transform: beam.PTransform, sent: Iterable[Any], folder: Path) -> list[Any]:
+    """Everything that a transform gives for what is sent through it, in a test pipeline of its own."""
+    kept = Path(tempfile.mkdtemp(dir=folder))
+    with pipeline() as test_pipeline:
+        test_pipeline | beam.Create(list(sent)) | transform | beam.Map(_keep, kept)
+    return [pickle.loads(path.read_bytes()) for path in kept.iterdir()]
+
+
+def _keep(element: Any, folder: Path) -> None:
+    (folder / uuid.uuid4().hex).write_bytes(pickle.dumps(element))
+
+
+def payloads(sent: Iterable[Any], topic: str) -> list[Any]:
+    """The payloads of one topic of messages."""
+    return [payload for name, _, payload in sent if name == topic]
+
+
+def counts(sent: Iterable[Any]) -> Counter[str]:
+    """The counts that messages report, added up."""
+    total: Counter[str] = Counter()
+    for kind, payload in payloads(sent, "report"):
+        if kind == "counts":
+            total.update(payload)
+    return total
 
 
 def impression(number: int, user: int, time: int, items: Iterable[int], seed: int = 0) -> dict[str, Any]:

@@ -3,15 +3,21 @@
 import copy
 import gzip
 import json
+import math
+import os
 from collections import Counter
 
+import fastavro
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from beam.dead_letters import DEAD
 from beam.options import PreprocessOptions
 from beam.pipeline import preprocess
-from beam.sources import RawInputs
+from beam.sorted_runs import merge_runs
+from beam.sources import RawInputs, find_ranges
+from beam.transforms.read import ReadRecords
 from psad_tf.errors import InputError
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
@@ -72,6 +78,9 @@ BAD_IMPRESSIONS = [
     ("initial score is infinite", _line((b"0.9375", b"Infinity")), "not_finite"),
     ("initial score is more than 32 bits hold", _line((b"0.9375", b"1e39")), "not_finite"),
     ("a feature is NaN", _impression(candidates__0__features__price=float("nan")), "not_finite"),
+    ("a feature is infinite", _impression(candidates__0__features__price=float("-inf")), "not_finite"),
+    ("a context feature is NaN", _impression(context__age=float("nan")), "not_finite"),
+    ("feedback is infinite", _impression(candidates__0__feedback__rating=float("inf")), "not_finite"),
     ("a dense feature is text", _impression(candidates__0__features__price="cheap"), "wrong_type"),
     ("a dense context feature is a list", _impression(context__age=["3"]), "wrong_type"),
     ("a feature is an object", _impression(candidates__0__features__price={"eur": 3}), "wrong_type"),
@@ -81,6 +90,8 @@ BAD_IMPRESSIONS = [
     ("a label for an item not shown", _impression(feedback={"i": {}}), "feedback_for_item_not_shown"),
     ("an unknown split", _impression(split="dev"), "unknown_split"),
     ("a line break in a value", _impression(context__device="a\nb"), "line_break"),
+    ("an item id is not UTF-8", _line((b'"item-2"', b'"item-\xe9"')), "not_utf8"),
+    ("a user id cut in the middle of a letter", _line((b"user-1", b"\xd0\xbf\xd0")), "not_utf8"),
     ("a request id again", _impression(request_id="request-0"), "duplicate_request"),
 ]  # fmt: skip
 BAD_OTHERS = [
@@ -92,6 +103,14 @@ BAD_OTHERS = [
         b'{"user_id":"u","item_id":"i","time":5,"feedback":{"r":NaN}}',
         "not_finite",
     ),
+    (
+        "interactions",
+        "infinite feedback",
+        b'{"user_id":"u","item_id":"i","time":5,"feedback":{"r":-Infinity}}',
+        "not_finite",
+    ),
+    ("interactions", "time is text", {"user_id": "u", "item_id": "i", "time": "5"}, "wrong_type"),
+    ("interactions", "not UTF-8", b'{"user_id":"\xff","item_id":"i","time":5}', "not_utf8"),
     ("interactions", "a future", {"user_id": "u", "item_id": "i", "time": NOW + 1}, "time_in_future"),
     ("users", "no id", {"age": 3}, "missing_field"),
     ("users", "dense is text", {"user_id": "user-77", "age": "old"}, "wrong_type"),
@@ -99,6 +118,8 @@ BAD_OTHERS = [
     ("items", "an id of a number", {"item_id": 5}, "wrong_type"),
     ("items", "mixed schema", {"item_id": "item-88", "year": ["1999"]}, "wrong_type"),
     ("items", "again", {"item_id": "item-1", "the_year": 3000}, "duplicate_item_row"),
+    ("items", "infinite", b'{"item_id": "item-89", "year": Infinity}', "not_finite"),
+    ("items", "an object in an attribute", {"item_id": "item-87", "year": {"of": 1999}}, "wrong_type"),
     ("items", "not UTF-8", b'{"item_id": "\xc3\x28"}', "not_utf8"),
 ]
 TABLE = [("impressions", *row) for row in BAD_IMPRESSIONS] + BAD_OTHERS
@@ -134,8 +155,10 @@ def test_a_bad_record_is_a_dead_letter_with_its_reason(made, kind, what, record,
 
 def test_a_dead_letter_holds_the_raw_record(made):
     _, letters, _ = made
-    by_detail = {letter["detail"]: letter["record"] for letter in letters}
-    assert by_detail["time: expected whole seconds, got a string"] == _impression(time="2020-09-13")
+    by_detail = {(letter["kind"], letter["detail"]): letter["record"] for letter in letters}
+    assert by_detail["impressions", "time: expected whole seconds, got a string"] == _impression(
+        time="2020-09-13"
+    )
     assert '{"request_id": ' in [letter["record"] for letter in letters]
     assert any("request-\\xff\\xfe" in str(letter["record"]) for letter in letters)
 
@@ -193,17 +216,71 @@ def test_a_lists_own_feedback_labels_its_candidates(tmp_path):
     assert relevance[1] == 3.0
 
 
-def test_nan_in_parquet_is_a_dead_letter(tmp_path):
+BAD_COLUMNS = [
+    ("NaN", {"feedback.rating": float("nan")}, "not_finite"),
+    ("infinite", {"feedback.rating": float("inf")}, "not_finite"),
+    ("milliseconds", {"time": logs.START * 1000}, "time_not_in_seconds"),
+    ("a future", {"time": NOW + 1}, "time_in_future"),
+    ("a fraction of a second", {"time": 5.5}, "wrong_type"),
+    ("no item", {"item_id": None}, "missing_field"),
+    ("an empty id", {"user_id": ""}, "empty_id"),
+    ("bytes that are not UTF-8", {"user_id": b"user-\xff"}, "not_utf8"),
+]
+
+
+@pytest.mark.parametrize("file_format", ["csv", "parquet", "avro"])
+@pytest.mark.parametrize(("what", "change", "reason"), BAD_COLUMNS, ids=[row[0] for row in BAD_COLUMNS])
+def test_a_bad_row_of_columns_is_a_dead_letter_with_its_reason(tmp_path, file_format, what, change, reason):
+    good = {"user_id": "user-1", "item_id": "item-1", "time": 5, "feedback.rating": 3.0}
+    bad = {**good, **change}
+    if file_format == "csv":
+        cells = [value if isinstance(value, bytes) else str(value or "").encode() for value in bad.values()]
+        (tmp_path / "log.csv").write_bytes(b"%s\n%s\n" % (",".join(bad).encode(), b",".join(cells)))
+        reason = {"an empty id": "missing_field"}.get(what, reason)  # CSV cannot tell them apart
+    elif file_format == "parquet":
+        table = pyarrow.Table.from_pylist([bad])
+        pyarrow.parquet.write_table(table, tmp_path / "log.parquet")
+    else:
+        names = {"user_id": "user_id", "item_id": "item_id", "time": "time", "feedback.rating": "feedback"}
+        types = ["null", "string", "bytes", "long", "double", {"type": "map", "values": "double"}]
+        fields = [{"name": name, "type": types} for name in names.values()]
+        record = {name: bad[key] for key, name in names.items()}
+        record["feedback"] = {"rating": bad["feedback.rating"]}
+        schema = fastavro.parse_schema({"type": "record", "name": "row", "fields": fields})
+        with open(tmp_path / "log.avro", "wb") as file:
+            fastavro.writer(file, schema, [record])
+    (each,) = find_ranges(RawInputs((), interactions=(f"{tmp_path}/log.{file_format}",)))
+    found = logs.through(ReadRecords(str(tmp_path), DECLARATION, OPTIONS), [each], tmp_path)
+    assert logs.counts(found) == {"interactions/read": 1, f"interactions/dropped/{reason}": 1}
+    ((_, line),) = merge_runs(logs.payloads(found, DEAD))
+    letter = json.loads(line)
+    assert (letter["reason"], letter["source"]) == (reason, f"log.{file_format}:0")
+    assert "item_id" in letter["record"] or letter["record"][1] == "item-1"
+
+
+def test_files_of_several_schemas_are_read_together_and_what_one_lacks_is_missing(tmp_path):
     raw = logs.write_folder(tmp_path / "raw", logs.records())
-    rows = [{"user_id": "user-1", "item_id": "item-1", "time": 5, "feedback.rating": float("nan")}]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), raw / "interactions-2.parquet")
+    older = [{"item_id": "item-90", "year": 1990}, {"item_id": "item-91", "year": None}]
+    newer = [{"item_id": "item-92", "genres": ["war"], "weight_in_grams": 7}, {"item_id": "item-93"}]
+    other = [{"item_id": "item-94", "year": "1999"}]
+    for number, rows in enumerate((older, newer, other)):
+        table = pyarrow.Table.from_pylist(rows)
+        pyarrow.parquet.write_table(table, raw / f"items-{number}.parquet")
+    (raw / "items-3.csv").write_text("year,item_id\n1980,item-95\n")
+    (raw / "items-4.csv").write_text("item_id,genres\nitem-96,war|drama\n")
+    record = _impression(candidates=[{"item_id": f"item-{n}", "initial_score": 0} for n in range(90, 97)])
+    with open(raw / "impressions.jsonl", "a") as file:
+        file.write(json.dumps(record) + "\n")
     manifest = preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS)
-    assert manifest["counts"]["interactions"]["dropped"] == {"not_finite": 1}
-    (letter,) = logs.dead_letters(tmp_path / "lists")
-    assert letter["record"]["feedback.rating"] == "nan"
+    assert manifest["counts"]["items"]["dropped"] == {"wrong_type": 1}
+    shown = logs.read_lists(tmp_path / "lists")["request-900"].examples
+    assert [logs.values(each, "year")[0] for each in shown] == pytest.approx(
+        [1990, math.nan, math.nan, math.nan, math.nan, 1980, math.nan], nan_ok=True
+    )
+    assert [logs.values(each, "genres") for each in shown[2::4]] == [["war", ""], ["war", "drama"]]
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n", b"{}\n"])
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"{}\n", b"\xef\xbb\xbf"])
 def test_empty_impressions_are_an_error_and_leave_nothing(tmp_path, content):
     raw = logs.write_folder(tmp_path / "raw", logs.records(lists=3))
     (raw / "impressions.jsonl").write_bytes(content)
@@ -241,6 +318,42 @@ def test_a_truncated_gzip_input_stops_the_job_with_its_name(tmp_path):
         InputError, match=r"^\S*more\.jsonl\.gz: the file is cut short or damaged \([^\n]*\)$"
     ):
         preprocess(inputs, tmp_path / "lists", DECLARATION, options=OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_of_several_damaged_files_the_error_tells_how_many(tmp_path):
+    raw = logs.write_folder(tmp_path / "raw", logs.records(lists=3))
+    for kind in ("impressions", "interactions", "items"):
+        (raw / f"{kind}-2.jsonl.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"raw/impressions-2\.jsonl\.gz: .* \(and 2 more such files\)$"):
+        preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+@pytest.mark.parametrize("output", [".", "raw", "raw/.."])
+def test_an_output_folder_that_holds_the_logs_or_anything_else_is_refused(tmp_path, output):
+    raw = logs.write_folder(tmp_path / "raw", logs.records(lists=3))
+    before = {path: path.read_bytes() for path in raw.iterdir()}
+    with pytest.raises(InputError, match=r"holds '(raw|features\.json)', which this job did not write"):
+        preprocess(raw, tmp_path / output, DECLARATION, options=OPTIONS)
+    assert {path: path.read_bytes() for path in raw.iterdir()} == before
+    assert os.listdir(tmp_path) == ["raw"]
+
+
+def test_an_output_folder_that_is_a_file_is_refused_and_kept(tmp_path):
+    raw = logs.write_folder(tmp_path / "raw", logs.records(lists=3))
+    (tmp_path / "lists").write_text("mine")
+    with pytest.raises(InputError, match="lists: is a file; a folder is wanted"):
+        preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS)
+    assert (tmp_path / "lists").read_text() == "mine"
+
+
+def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    raw = logs.write_folder(tmp_path / "raw", logs.records(lists=3))
+    # The kernel's own device that is always full.
+    monkeypatch.setattr("beam.sorted_runs.create", lambda path: open("/dev/full", "wb"))
+    with pytest.raises(InputError, match=r"lists\S*: the disk is full$"):
+        preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 

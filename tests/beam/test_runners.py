@@ -11,6 +11,7 @@ import pytest
 
 from beam.options import PreprocessOptions
 from beam.pipeline import preprocess
+from psad_tf.cli import main
 from psad_tf.errors import InputError
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
@@ -52,17 +53,41 @@ def _psad(*arguments, **options):
     )  # fmt: skip
 
 
-def test_worker_processes_make_the_same_bytes(raw, expected, tmp_path):
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """Logs of which one file ends too soon."""
+    folder = logs.write_folder(tmp_path_factory.mktemp("damaged"), logs.records(lists=3))
+    text = gzip.compress((folder / "impressions.jsonl").read_bytes())
+    (folder / "impressions.jsonl.gz").write_bytes(text[:-20])
+    return folder
+
+
+def _refuses(damaged, output, flags):
+    with pytest.raises(InputError, match=r"impressions\.jsonl\.gz: the file is cut short or damaged"):
+        preprocess(damaged, output, DECLARATION, options=OPTIONS, pipeline_options=flags)
+    assert not output.exists()
+
+
+def test_worker_processes_make_the_same_bytes(raw, expected, tmp_path, capfd):
     flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     manifest = preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS, pipeline_options=flags)
     _equal(tmp_path / "lists", manifest, expected)
+    assert capfd.readouterr().err.count("sdk harness starting") == 2
 
 
-def test_a_dask_cluster_of_worker_processes_makes_the_same_bytes(raw, expected, tmp_path):
+def test_a_dask_cluster_of_worker_processes_makes_the_same_bytes(raw, expected, damaged, tmp_path):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:
+        worked = set()
+
+        class Watch(distributed.diagnostics.plugin.SchedulerPlugin):
+            def transition(self, key, start, finish, *arguments, **options):
+                if finish == "memory":
+                    worked.add(options["worker"])
+
+        cluster.scheduler.add_plugin(Watch())
         flags = [
             "--runner=DaskRunner",
             f"--dask_client_address={cluster.scheduler_address}",
@@ -70,13 +95,8 @@ def test_a_dask_cluster_of_worker_processes_makes_the_same_bytes(raw, expected, 
         ]
         manifest = preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS, pipeline_options=flags)
         _equal(tmp_path / "lists", manifest, expected)
-        (raw_copy := tmp_path / "broken").mkdir()
-        logs.write_folder(raw_copy, logs.records(lists=3))
-        text = gzip.compress((raw_copy / "impressions.jsonl").read_bytes())
-        (raw_copy / "impressions.jsonl.gz").write_bytes(text[:-20])
-        with pytest.raises(InputError, match=r"impressions\.jsonl\.gz: the file is cut short"):
-            preprocess(raw_copy, tmp_path / "none", DECLARATION, options=OPTIONS, pipeline_options=flags)
-        assert not (tmp_path / "none").exists()
+        assert worked == set(cluster.scheduler.workers) and len(worked) == 2
+        _refuses(damaged, tmp_path / "none", flags)
 
 
 def test_a_run_killed_half_way_leaves_nothing_that_looks_whole_and_the_next_one_is_right(
@@ -113,6 +133,27 @@ def test_the_command_says_a_mistake_in_one_line(raw, tmp_path):
     assert errors.startswith("psad: feature 'prize' is declared but occurs in no record")
     assert errors.count("\n") == 1
     assert not (tmp_path / "lists").exists()
+
+
+def test_the_command_says_a_workers_trouble_with_a_file_in_one_line_too(damaged, tmp_path, capfd):
+    assert main(["preprocess", "--input_dir", str(damaged), "--output_dir", str(tmp_path / "lists")]) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"psad: {damaged}/impressions.jsonl.gz: the file is cut short or damaged (")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_tells_of_the_dead_letters_of_every_kind(tmp_path, capfd):
+    data = logs.records(lists=20)
+    data["interactions"] += [{"user_id": "u", "item_id": "i", "time": 1e9}, {"user_id": "u"}]
+    folder = logs.write_folder(tmp_path / "raw", data)
+    assert main(["preprocess", "--input_dir", str(folder), "--output_dir", str(tmp_path / "lists")]) == 0
+    assert capfd.readouterr().out.splitlines() == [
+        "Read 20 impressions: 20 lists (16 train, 2 valid, 2 test), 0 dead letters",
+        "Read 122 interactions: 120 kept, 2 dead letters",
+        "  1 missing_field",
+        "  1 wrong_type",
+        f"Wrote {tmp_path}/lists",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
+import bz2
 import csv
 import datetime
 import gzip
 import json
+import struct
 
 import fastavro
 import pyarrow
@@ -208,8 +210,69 @@ def test_a_cut_parquet_or_avro_file_is_an_error_that_names_it(tmp_path, end):
     path = tmp_path / f"users.{end}"
     path.write_bytes(path.read_bytes()[:-100])
     (each,) = find_ranges(RawInputs((str(path),)))
-    with pytest.raises(InputError, match=rf"users\.{end}: not a whole (Parquet|Avro) file"):
+    with pytest.raises(InputError, match=rf"users\.{end}: cannot be read as (Parquet|Avro)"):
         list(read_range(each))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut to nothing.jsonl.gz", b""),
+        ("garbage after the end.jsonl.gz", gzip.compress(b'{"a": 1}\n') + b"garbage"),
+        ("cut to nothing.jsonl.bz2", b""),
+        ("cut.csv.bz2", bz2.compress(b"a,b\n" * 5000)[:-9]),
+        ("not bzip2.jsonl.bz2", b"BZh9 this is not what bzip2 writes"),
+        ("cut to nothing.parquet", b""),
+        ("cut to nothing.avro", b""),
+        ("text.parquet", b"PAR1 so to speak"),
+        ("text.avro", b"Obj"),
+    ],
+)
+def test_a_damaged_file_is_an_error_that_names_it(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    (each,) = find_ranges(RawInputs((str(tmp_path / name),)))
+    with pytest.raises(InputError, match=f"{name}: (the file is cut short|cannot be read as)") as caught:
+        list(read_range(each))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_parquet_id_that_is_not_utf8_is_an_error_that_names_the_file(tmp_path):
+    offsets = pyarrow.py_buffer(struct.pack("<2i", 0, 2))
+    ids = pyarrow.Array.from_buffers(pyarrow.string(), 1, [None, offsets, pyarrow.py_buffer(b"\xff\xfe")])
+    pyarrow.parquet.write_table(pyarrow.table({"user_id": ids}), tmp_path / "users.parquet")
+    (each,) = find_ranges(RawInputs((str(tmp_path / "users.parquet"),)))
+    with pytest.raises(InputError, match=r"users\.parquet: cannot be read as Parquet \('utf-8' codec"):
+        list(read_range(each))
+
+
+def test_two_columns_of_one_name_are_an_error(tmp_path):
+    (tmp_path / "users.csv").write_text("user_id,age,age\nu,1,2\n")
+    columns = [pyarrow.array(["u"]), pyarrow.array([1]), pyarrow.array([2])]
+    table = pyarrow.Table.from_arrays(columns, names=["user_id", "age", "age"])
+    pyarrow.parquet.write_table(table, tmp_path / "users.parquet")
+    for name in ("users.csv", "users.parquet"):
+        (each,) = find_ranges(RawInputs((str(tmp_path / name),)))
+        with pytest.raises(InputError, match=rf"{name}: 2 columns are called 'age'"):
+            list(read_range(each))
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_record(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a":1}\r\n{"a":2}\r\n', encoding="utf-8-sig", newline="")
+    (tmp_path / "b.csv").write_text("a\r\n1\r\n", encoding="utf-8-sig", newline="")
+    ranges = find_ranges(RawInputs((f"{tmp_path}/a.jsonl", f"{tmp_path}/b.csv")))
+    assert [record.data for each in ranges for record in read_range(each)] == [{"a": 1}, {"a": 2}, {"a": "1"}]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for folder in ("2026-01", "2026-02"):
+        (tmp_path / "logs" / folder).mkdir(parents=True)
+        (tmp_path / "logs" / folder / "part-0.jsonl").write_text("{}\n")
+    patterns = (f"{tmp_path}/logs/*/part-*.jsonl",)
+    assert [each.name for each in find_ranges(RawInputs(patterns))] == [
+        "2026-01/part-0.jsonl", "2026-02/part-0.jsonl",
+    ]  # fmt: skip
+    (alone,) = find_ranges(RawInputs((f"{tmp_path}/logs/2026-01/*",)))
+    assert alone.name == "part-0.jsonl"
 
 
 def test_csv_says_which_rows_cannot_be_read(tmp_path):
@@ -226,8 +289,11 @@ def test_csv_cells_are_read_as_the_declaration_wants_them():
     assert columns({"item_id": "7", "genres": "war|drama", "year": "1999", "price": "", "other": "1"}) == {
         "item_id": "7", "genres": ["war", "drama"], "year": 1999.0, "price": None, "other": "1",
     }  # fmt: skip
-    with pytest.raises(RecordError, match="year: expected a number, got 'old'"):
-        columns({"item_id": "7", "year": "old"})
+    for wrong in ("old", "1_999", "19 99"):
+        with pytest.raises(RecordError, match=f"year: expected a number, got '{wrong}'"):
+            columns({"item_id": "7", "year": wrong})
+    with pytest.raises(RecordError, match=r"time: expected whole seconds, got '1\.6e9'"):
+        Columns("interactions", DECLARATION, text=True)({"time": "1.6e9"})
 
 
 def test_timestamps_bytes_and_maps_become_json_data():

@@ -146,7 +146,7 @@ def test_as_a_step_it_takes_what_the_reader_sends(tmp_path):
     raw, work = logs.write_folder(tmp_path / "raw", data), tmp_path / "work"
     work.mkdir()
     size = (raw / "interactions.jsonl").stat().st_size
-    interactions = FileRange("interactions", str(raw / "interactions.jsonl"), "jsonl", "", 0, size)
+    interactions = FileRange("interactions", str(raw / "interactions.jsonl"), "log", "jsonl", "", 0, size)
     options = PreprocessOptions(num_partitions=1, latest_time=logs.START * 2)
     runs = _timeline(work, data["impressions"], [])
     with logs.pipeline() as pipeline:
