@@ -40,8 +40,8 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
-    """Makes the parser; only the named subcommand's module is imported for its options."""
+def build_parser() -> argparse.ArgumentParser:
+    """Makes the parser; the commands' modules import what is heavy only when they run."""
     parser = _Parser(
         prog="psad",
         description="Personalized semi-autoregressive reranking with online distillation.",
@@ -50,12 +50,7 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     )
     subparsers = parser.add_subparsers(dest="command", metavar="STEP", parser_class=_Parser)
     for name, module_name in COMMANDS.items():
-        try:
-            module = importlib.import_module(f"psad_tf.commands.{module_name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"psad_tf.commands.{module_name}":
-                raise
-            continue
+        module = importlib.import_module(f"psad_tf.commands.{module_name}")
         subparser = subparsers.add_parser(
             name,
             help=module.HELP,
@@ -81,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     warnings.filterwarnings("ignore", message="You are using a Python version", category=FutureWarning)
-    parser = build_parser(arguments)
+    parser = build_parser()
     if not arguments:
         parser.print_help()
         return 2
@@ -93,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"{error.filename or 'output'}: the disk is full")
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
-            return _fail(f"{error.filename}: {os.strerror(error.errno)}")
-        raise
+        if error.errno is None or error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {os.strerror(error.errno)}")
     except RuntimeError as error:
         if type(error).__name__ != "WorkerLostError":  # its module imports TensorFlow
             raise
@@ -104,6 +99,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("psad: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        message = _tensorflow_mistake(error, getattr(options, "lists_dir", None))
+        if message is None:
+            raise
+        return _fail(message)
+
+
+def _tensorflow_mistake(error: Exception, lists_dir: str | None) -> str | None:
+    """What a TensorFlow error says of a damaged file or a full disk; None for every other error.
+
+    TensorFlow reads and writes files in its own threads, so that these errors may come up anywhere.
+    """
+    errors = getattr(sys.modules.get("tensorflow"), "errors", None)
+    if errors is None or not isinstance(error, (errors.DataLossError, errors.ResourceExhaustedError)):
+        return None
+    # "{{function_node ...}} <file>; No space left on device [Op:SaveV2] name: "
+    said = error.message.rpartition("}}")[2].partition(" [Op:")[0].strip()
+    if isinstance(error, errors.DataLossError):
+        return f"{lists_dir or 'input'}: a record cannot be read: {said}"
+    if os.strerror(errno.ENOSPC) not in said:
+        return None
+    return f"{said.partition(';')[0]}: the disk is full"
 
 
 def _fail(message: str) -> int:

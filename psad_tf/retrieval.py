@@ -71,6 +71,10 @@ class RetrievalConfig:
     held_out: float = 0.1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise InputError(f"seed: must be 0 or more, got {self.seed}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Ratings:

@@ -62,12 +62,7 @@ def load_reranker(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, Rera
     encoder, config = load_parts(run_dir)
     reranker = Reranker(encoder.declaration, encoder.vocabulary_sizes, config.model)
     build(reranker, encoder.declaration)
-    path = best_checkpoint(run_dir)
-    try:
-        status = tf.train.Checkpoint(reranker=reranker).restore(path)
-        status.assert_existing_objects_matched().expect_partial()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
-        raise InputError(f"{path}: does not fit the run's configuration: {str(error)[:200]}") from None
+    _restore(run_dir, tf.train.Checkpoint(reranker=reranker))
     return encoder, reranker, config
 
 
@@ -108,10 +103,16 @@ def load_psad(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, PSAD, Tr
     encoder, config = load_parts(run_dir)
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config)
     model.rank(empty_batch(encoder.declaration, lists=1, candidates=config.data.list_sizes[0]))
+    _restore(run_dir, tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher))
+    return encoder, model, config
+
+
+def _restore(run_dir: str | os.PathLike[str], checkpoint: tf.train.Checkpoint) -> None:
+    """Fills the variables of `checkpoint` from the run's best checkpoint."""
     path = best_checkpoint(run_dir)
     try:
-        checkpoint = tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher)
         checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except (AssertionError, ValueError) as error:
         raise InputError(f"{path}: does not fit the run's configuration: {str(error)[:200]}") from None
-    return encoder, model, config
+    except (IndexError, tf.errors.OpError) as error:  # IndexError: how TensorFlow reports a short file
+        raise InputError(f"{path}: is damaged and cannot be read: {str(error)[:200]}") from None

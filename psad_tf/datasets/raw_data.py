@@ -10,17 +10,20 @@ from typing import Any
 
 from psad_tf.errors import InputError
 from psad_tf.features import FeatureDeclaration
-from psad_tf.files import replaced_directory
+from psad_tf.files import check_replaceable, replaced_directory
 from psad_tf.records import (
     FEATURES_FILE,
     IMPRESSIONS,
     INTERACTIONS,
     ITEMS,
+    KINDS,
     USERS,
     Impression,
     Interaction,
     write_json_lines,
 )
+
+RAW_FILES = (FEATURES_FILE, *(f"{kind}.jsonl" for kind in KINDS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +52,9 @@ def write_raw_data(data: RawData, output_dir: str | os.PathLike[str]) -> dict[st
         Number of records of each kind, by the kind's name.
 
     Raises:
-        InputError: There is no list, or the folder cannot be written.
+        InputError: There is no list, or the folder cannot be written or holds something else.
     """
+    check_replaceable(output_dir, RAW_FILES)
     with replaced_directory(output_dir) as folder:
         counts = {
             kind: write_json_lines(os.path.join(folder, f"{kind}.jsonl"), records)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from psad_tf.datasets.raw_data import write_declaration
+from psad_tf.datasets.raw_data import RAW_FILES, write_declaration
 from psad_tf.errors import InputError
 from psad_tf.features import (
     SPLITS,
@@ -30,7 +30,7 @@ from psad_tf.features import (
     LabelDeclaration,
     LabelRule,
 )
-from psad_tf.files import replaced_directory
+from psad_tf.files import check_replaceable, replaced_directory
 from psad_tf.records import IMPRESSIONS, INTERACTIONS, ITEMS, USERS
 from psad_tf.simulator import USERS_IN_A_BLOCK, SimulatorConfig, World
 from psad_tf.simulator import Users as SimulatedUsers
@@ -84,10 +84,11 @@ def simulate(
         Number of records of each kind, and of `clicks`.
 
     Raises:
-        InputError: `workers` is less than 1, or the folder cannot be written.
+        InputError: `workers` is less than 1, or the folder cannot be written or holds something else.
     """
     if workers < 1:
         raise InputError(f"workers: must be at least 1, got {workers}")
+    check_replaceable(output_dir, RAW_FILES)
     counts: collections.Counter[str] = collections.Counter()
     with replaced_directory(output_dir) as folder, contextlib.ExitStack() as stack:
         files = {

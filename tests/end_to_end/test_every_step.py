@@ -1,10 +1,15 @@
-"""Every step by its command, on generated data: logs to lists reranked over gRPC."""
+"""Every step by its command, on generated data: logs to lists reranked over gRPC.
+
+And every step with damaged input or a full disk: one line, exit code 2, nothing left that looks whole.
+"""
 
 from __future__ import annotations
 
 import io
 import json
 import pathlib
+import shutil
+import subprocess
 
 import pytest
 import tensorflow as tf
@@ -82,3 +87,92 @@ def test_rerank_command_answers_raw_records_line_by_line(world, capsys, monkeypa
     for request, answer in zip(map(json.loads, requests), answers, strict=True):
         shown = {candidate["item_id"] for candidate in request["candidates"]}
         assert {item["item_id"] if isinstance(item, dict) else item for item in answer["items"]} == shown
+
+
+def arguments_of(step: str, world: pathlib.Path, output: pathlib.Path, **changed: pathlib.Path) -> list[str]:
+    """The command line of a step that reads `world`, but for what is `changed`, and writes `output`."""
+    at = {name: str(changed.get(name, world / name)) for name in ("raw", "lists", "run")}
+    version, config = str(world / "serving" / "psad" / "1"), str(world / "config.json")
+    options = {
+        "simulate": ["--output_dir", str(output), "--lists", "200"],
+        "preprocess": ["--input_dir", at["raw"], "--output_dir", str(output)],
+        "train": ["--lists_dir", at["lists"], "--output_dir", str(output), "--config", config],
+        "evaluate": ["--run_dir", at["run"], "--lists_dir", at["lists"], "--output", str(output)],
+        "export": ["--run_dir", at["run"], "--lists_dir", at["lists"], "--base_dir", str(output)],
+        "check-parity": ["--run_dir", at["run"], "--lists_dir", at["lists"], "--model_dir", version],
+        "report": [at["run"], "--lists_dir", at["lists"], "--output", str(output)],
+    }
+    return [step, *options[step]]
+
+
+def refused(capfd, arguments: list[str]) -> str:
+    """Runs a command that must fail; gives its one line of error."""
+    capfd.readouterr()
+    assert main(arguments) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("psad: ") and error.count("\n") == 1, error
+    return error
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A file system without a free byte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    (folder / "other").write_bytes(bytes(65_536))
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("step", ["simulate", "preprocess", "train", "evaluate", "export", "report"])
+def test_a_full_disk_is_one_line_and_leaves_nothing_whole(world, full_disk, capfd, step):
+    error = refused(capfd, arguments_of(step, world, full_disk / "out"))
+    assert "the disk is full" in error and str(full_disk) in error
+    left = {str(path.relative_to(full_disk)) for path in full_disk.rglob("*")}
+    assert left <= {"other", "out", "out/psad"}, "the folder for versions may stay, without any"
+
+
+@pytest.fixture(scope="module")
+def damaged(world, tmp_path_factory) -> pathlib.Path:
+    """The lists with a byte changed in the middle of every file, of the size that they had."""
+    lists = shutil.copytree(world / "lists", tmp_path_factory.mktemp("damaged") / "lists")
+    for path in lists.glob("*/*.tfrecord.gz"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 0xFF
+        path.write_bytes(data)
+    return lists
+
+
+@pytest.mark.parametrize("step", ["train", "evaluate", "export", "check-parity", "report"])
+def test_a_damaged_record_is_one_line_that_names_the_lists(world, damaged, tmp_path, capfd, step):
+    error = refused(capfd, arguments_of(step, world, tmp_path / "out", lists=damaged))
+    assert "a record cannot be read" in error and "lists" in error
+    assert not (tmp_path / "out" / "psad" / "1").exists() and not (tmp_path / "out").is_file()
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+def test_a_damaged_checkpoint_is_one_line_that_names_it(world, tmp_path, capfd, suffix):
+    run = shutil.copytree(world / "run", tmp_path / "run")
+    path = next((run / "best").glob(f"*.{suffix}"))
+    path.write_bytes(path.read_bytes()[:100])
+    for step in ("evaluate", "export"):
+        error = refused(capfd, arguments_of(step, world, tmp_path / "out", run=run))
+        assert str(run / "best") in error and "damaged" in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("step", ["train", "evaluate", "export", "check-parity", "report"])
+def test_a_run_in_place_of_the_lists_is_one_line(world, tmp_path, capfd, step):
+    error = refused(capfd, arguments_of(step, world, tmp_path / "out", lists=world / "run"))
+    assert str(world / "run") in error
+    assert not (tmp_path / "out").is_file() and not (tmp_path / "out" / "psad" / "1").exists()
+
+
+@pytest.mark.parametrize("step", ["evaluate", "export", "check-parity", "report"])
+def test_lists_in_place_of_the_run_are_one_line(world, tmp_path, capfd, step):
+    error = refused(capfd, arguments_of(step, world, tmp_path / "out", run=world / "lists"))
+    assert str(world / "lists") in error
+    assert not (tmp_path / "out").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -34,7 +33,7 @@ def test_help_names_every_step(capsys):
 
 
 def test_help_does_not_import_tensorflow():
-    code = "import sys, psad_tf.cli as c; c.build_parser([]); sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, psad_tf.cli as c; c.build_parser(); sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -95,19 +94,67 @@ def test_wrong_key_in_a_configuration_is_refused_before_any_data_is_read(capsys,
     assert "optimizer.learning_rate" in fails(capsys, "train", *arguments)
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_full_disk_is_one_line(capsys, tmp_path, monkeypatch):
-    from psad_tf.errors import InputError
-    from psad_tf.files import replaced_directory
-
-    target = tmp_path / "out"
-    with pytest.raises(InputError, match="the disk is full"), replaced_directory(target):
-        with open("/dev/full", "w") as file:
-            file.write("x" * 100_000)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_output_under_a_file_is_one_line(capsys, tmp_path, raw_dir):
     (tmp_path / "file").write_text("")
     arguments = ["--input_dir", str(raw_dir), "--output_dir", str(tmp_path / "file" / "lists")]
     assert "cannot be written" in fails(capsys, "preprocess", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "not JSON"),
+        ("[1]", "expected an object"),
+        ('{"epocs": 3}', "'epocs'"),
+        ('{"optimizer": 3}', "optimizer"),
+        ('{"epochs": "many"}', "epochs"),
+        ('{"data": {"batch_size": -5}}', "data.batch_size"),
+    ],
+)
+def test_a_wrong_configuration_file_is_named_with_what_is_wrong(capsys, tmp_path, lists_dir, text, said):
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    arguments = ["--lists_dir", str(lists_dir), "--output_dir", str(tmp_path / "run")]
+    error = fails(capsys, "train", *arguments, "--config", str(path))
+    assert str(path) in error and said in error
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("option", [("--epochs", "0"), ("--epochs", "-3"), ("--seed", "-1")])
+def test_impossible_numbers_are_refused(capsys, tmp_path, lists_dir, option):
+    arguments = ["--lists_dir", str(lists_dir), "--output_dir", str(tmp_path / "run")]
+    assert option[0].strip("-") in fails(capsys, "train", *arguments, *option)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", [("--seeds", "0"), ("--seeds", "-1"), ("--config", "none.json")])
+def test_a_demo_that_cannot_run_starts_nothing(capsys, tmp_path, option):
+    fails(capsys, "demo", "--output_dir", str(tmp_path / "demo"), *option)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_place_of_a_file(capsys, tmp_path, raw_dir, lists_dir):
+    lists = ["--lists_dir", str(lists_dir), "--output_dir", str(tmp_path / "run")]
+    assert str(tmp_path) in fails(capsys, "train", *lists, "--config", str(tmp_path))
+    raw = ["--input_dir", str(raw_dir), "--output_dir", str(tmp_path / "lists")]
+    assert str(tmp_path) in fails(capsys, "preprocess", *raw, "--features", str(tmp_path))
+    assert str(tmp_path) in fails(capsys, "rerank", "--server", "localhost:1", "--input", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_place_of_a_folder(capsys, tmp_path):
+    path = tmp_path / "file"
+    path.write_text("text")
+    out = ["--output_dir", str(tmp_path / "out")]
+    assert str(path) in fails(capsys, "train", "--lists_dir", str(path), *out)
+    assert str(path) in fails(capsys, "preprocess", "--input_dir", str(path), *out)
+    assert str(path) in fails(capsys, "build-lists", "--input_dir", str(path), *out)
+    assert str(path) in fails(capsys, "evaluate", "--run_dir", str(path), "--lists_dir", str(path))
+    assert str(path) in fails(capsys, "simulate", "--output_dir", str(path))
+    assert list(tmp_path.iterdir()) == [path] and path.read_text() == "text"
+
+
+def test_a_folder_of_something_else_is_not_replaced(capsys, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert "'thesis.tex'" in fails(capsys, "simulate", "--output_dir", str(tmp_path), "--lists", "20")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
