@@ -48,6 +48,33 @@ def test_every_list_is_what_the_plain_writer_makes(lists, data):
         assert text_format.MessageToString(lists[request_id]) == text_format.MessageToString(each)
 
 
+def test_a_planted_future_is_in_no_history(data, raw, made, tmp_path):
+    """The answer to each request, logged in its own second and later, changes not a byte of a list."""
+    planted = [
+        {"user_id": each["user_id"], "item_id": candidate["item_id"], "time": each["time"] + later,
+         "feedback": {"rating": 5}}
+        for each in data["impressions"]
+        for later, candidate in enumerate(each["candidates"])
+    ]  # fmt: skip
+    latest = {}
+    for each in data["impressions"]:
+        latest[each["user_id"]] = max(each["time"], latest.get(each["user_id"], 0))
+    # What is planted at an earlier request is a later one's past: only a user's last moments are the future.
+    future = [row for row in planted if row["time"] >= latest[row["user_id"]]]
+    assert len(future) > len(latest)
+    spoilt = logs.write_folder(
+        tmp_path / "raw", {**data, "interactions": [*future, *data["interactions"], *future]}
+    )
+    preprocess(spoilt, tmp_path / "lists", DECLARATION, options=OPTIONS)
+    assert logs.digests(tmp_path / "lists") == logs.digests(made[0])
+    # With all of them planted, every one in a history is at least a second old.
+    everything = logs.write_folder(tmp_path / "all", {**data, "interactions": planted})
+    preprocess(everything, tmp_path / "lists", DECLARATION, options=OPTIONS)
+    found = logs.read_lists(tmp_path / "lists").values()
+    ages = [age for each in found for age in logs.values(each.context, "history_age_seconds")]
+    assert len(ages) > 100 and min(ages) >= 1
+
+
 def test_lists_are_split_by_time(made, data):
     times = {}
     for split in ("train", "valid", "test"):
