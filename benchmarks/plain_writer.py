@@ -2,20 +2,24 @@
 
 Everything is in memory, messages are built by the protos' own Python classes, and nothing is checked,
 deduplicated, counted, sorted or restartable. It writes the lists only, without vocabularies and statistics.
+
+It shares no code with the job, so the job's tests also hold the job's lists against its lists.
 """
 
 from __future__ import annotations
 
 import bisect
 import collections
+import datetime
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from psad_tf.features import AGE_SECONDS, HISTORY_PREFIX, INITIAL_SCORE, ITEM_ID, USER_ID, FeatureDeclaration
 
 NAN = float("nan")
+Rows = Iterable[dict[str, Any]]
 
 
 def write_lists(raw_dir: str, output_dir: str, declaration: FeatureDeclaration, level: int) -> int:
@@ -38,7 +42,7 @@ def write_lists(raw_dir: str, output_dir: str, declaration: FeatureDeclaration, 
         split: tf.io.TFRecordWriter(os.path.join(output_dir, f"{split}.tfrecord.gz"), options)
         for split in ("train", "valid", "test")
     }
-    tables = Tables(raw_dir)
+    tables = Tables(read(raw_dir, "users"), read(raw_dir, "items"), read(raw_dir, "interactions"))
     count = 0
     for impression in read(raw_dir, "impressions"):
         writers[impression["split"]].write(tables.encode(impression, declaration).SerializeToString())
@@ -56,13 +60,13 @@ def read(raw_dir: str, kind: str) -> Iterator[dict[str, Any]]:
 
 
 class Tables:
-    """Users, items and interactions of a raw data folder, in memory."""
+    """Users, items and interactions, in memory."""
 
-    def __init__(self, raw_dir: str) -> None:
-        self._users = {row["user_id"]: row for row in read(raw_dir, "users")}
-        self._items = {row["item_id"]: row for row in read(raw_dir, "items")}
+    def __init__(self, users: Rows, items: Rows, interactions: Rows) -> None:
+        self._users = {row["user_id"]: row for row in users}
+        self._items = {row["item_id"]: row for row in items}
         past: dict[str, list[tuple[int, str, dict[str, float]]]] = collections.defaultdict(list)
-        for row in read(raw_dir, "interactions"):
+        for row in interactions:
             past[row["user_id"]].append((row["time"], row["item_id"], row.get("feedback") or {}))
         for rows in past.values():
             rows.sort(key=lambda row: row[:2])
@@ -77,7 +81,14 @@ class Tables:
         time, user_id = impression["time"], impression["user_id"]
         context["request_id"].bytes_list.value.append(impression["request_id"].encode())
         context["request_time"].int64_list.value.append(time)
-        known = {**self._users.get(user_id, {}), **(impression.get("context") or {}), USER_ID: user_id}
+        moment = datetime.datetime.fromtimestamp(time, datetime.UTC)
+        known = {
+            "request_hour": str(moment.hour),
+            "request_weekday": str(moment.weekday()),
+            **self._users.get(user_id, {}),
+            **(impression.get("context") or {}),
+            USER_ID: user_id,
+        }
         for categorical in declaration.context_categorical:
             context[categorical.name].bytes_list.value.extend(_strings(known, categorical))
         for dense in declaration.context_dense:

@@ -12,7 +12,8 @@ from beam.pipeline import preprocess
 from beam.sources import RawInputs
 from psad_tf.errors import InputError
 from psad_tf.features import CategoricalFeature, DenseFeature, FeatureDeclaration, LabelDeclaration, LabelRule
-from tests.beam import logs, plain_writer
+from tests.beam import expected as wanted
+from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
 LATEST = logs.START + 10**7
@@ -41,7 +42,7 @@ def lists(made):
 
 
 def test_every_list_is_what_the_plain_writer_makes(lists, data):
-    expected = plain_writer.encode(data, DECLARATION)
+    expected = wanted.lists(data, DECLARATION)
     assert sorted(lists) == sorted(expected)
     for request_id, each in expected.items():
         # Text, because NaN is not equal to itself.
@@ -87,7 +88,7 @@ def test_lists_are_split_by_time(made, data):
 
 def test_vocabularies_hold_the_training_lists_values_by_frequency(made):
     train = list(logs.read_lists(made[0], "train").values())
-    for name, expected in plain_writer.vocabularies(train, DECLARATION).items():
+    for name, expected in wanted.vocabularies(train, DECLARATION).items():
         text = (made[0] / "vocabularies" / f"{name}.txt").read_text(encoding="utf-8")
         assert text == "".join(value + "\n" for value in expected), name
 
@@ -96,7 +97,7 @@ def test_statistics_are_those_of_the_training_lists(made):
     train = list(logs.read_lists(made[0], "train").values())
     found = json.loads((made[0] / "statistics.json").read_text())
     assert list(found) == list(DECLARATION.dense_keys)
-    for key, values in plain_writer.dense_values(train, DECLARATION).items():
+    for key, values in wanted.dense_values(train, DECLARATION).items():
         there = values[~np.isnan(values)]
         entry = found[key]
         assert (entry["count"], entry["missing"]) == (len(values), np.isnan(values).sum()), key
