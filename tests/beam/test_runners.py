@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 
 from beam.options import PreprocessOptions
 from beam.pipeline import preprocess
+from beam.runners import make_runner, parse_beam_options
 from psad_tf.cli import main
 from psad_tf.errors import InputError
 from tests.beam import logs
@@ -154,6 +156,32 @@ def test_the_command_tells_of_the_dead_letters_of_every_kind(tmp_path, capfd):
         "  1 wrong_type",
         f"Wrote {tmp_path}/lists",
     ]
+
+
+def _documented_commands():
+    text = (ROOT / "docs" / "preprocessing.md").read_text(encoding="utf-8")
+    return {
+        line.split("|")[1].strip(): shlex.split(line.split("`")[1].removeprefix("-- "))
+        for line in text.splitlines()
+        if line.startswith("|") and "`-- --" in line
+    }
+
+
+def test_beam_knows_every_option_of_the_documented_commands():
+    commands = _documented_commands()
+    assert {"Dask cluster", "Flink", "Spark", "Dataflow"} < set(commands)
+    for name, flags in commands.items():
+        options = parse_beam_options(flags)
+        # Beam keeps an option that it does not know apart from its own.
+        unknown = set(options.get_all_options(retain_unknown_options=True)) - set(options.get_all_options())
+        assert not unknown, name
+        assert len(options.get_all_options(drop_default=True)) == len(flags), name
+
+
+@pytest.mark.parametrize(("name", "runner"), [("Flink", "FlinkRunner"), ("Spark", "SparkRunner")])
+def test_the_documented_commands_make_their_runner(name, runner):
+    options = parse_beam_options(_documented_commands()[name])
+    assert type(make_runner(options)).__name__ == runner
 
 
 @pytest.mark.parametrize(
