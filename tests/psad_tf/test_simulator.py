@@ -140,6 +140,23 @@ def test_logged_clicks_follow_the_law(logs: dict[str, list[dict]], world: World)
     assert np.corrcoef(clicks.ravel(), probability.ravel())[0, 1] > 0.25
 
 
+def test_expected_utility_is_the_mean_of_logged_clicks(tmp_path: pathlib.Path) -> None:
+    config = SimulatorConfig(lists=6000, candidates=6, items=60, lists_per_user=10, seed=11)
+    simulate(tmp_path / "raw", config)
+    users, lists, clicks = [], [], []
+    for each in read_json_lines(tmp_path / "raw" / "impressions.jsonl"):
+        shown = sorted(each["candidates"], key=_slot)
+        users.append(each["user_id"])
+        lists.append([candidate["item_id"] for candidate in shown])
+        clicks.append(sum(candidate["feedback"]["click"] for candidate in shown))
+    utilities, clicks = World(config).expected_utilities(users, lists), np.array(clicks)
+    # Of all lists, and of those with low and with high utility apart: the mean, within four standard errors.
+    for part in (slice(None), utilities < np.median(utilities), utilities >= np.median(utilities)):
+        error = clicks[part].std() / np.sqrt(len(clicks[part]))
+        assert clicks[part].mean() == pytest.approx(utilities[part].mean(), abs=4 * error)
+        assert error < 0.02 * config.candidates
+
+
 def test_every_logged_record_keeps_to_the_schema(logs: dict[str, list[dict]]) -> None:
     for impression in logs["impressions"]:
         check_impression(impression)

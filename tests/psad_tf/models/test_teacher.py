@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from psad_tf import losses
 from psad_tf.layers.attention import masked_softmax
@@ -45,10 +47,9 @@ def plain_autoregressive(model: PSAD, batch: dict[str, tf.Tensor]) -> tuple[np.n
             inputs = inputs + memory.positions[row, : slot + 1].numpy()
             state = inputs
             for layer in teacher.decoder_layers:
-                state = plain_layer(layer, state, items[row], mask[row])
-            last = norm(teacher.decoder_norm, state)[-1]
-            logits = dense(teacher.pointer_query, last) @ memory.keys[row].numpy().T
-            logits = logits / np.sqrt(teacher.dim) + memory.bias[row].numpy()
+                causal = np.tril(np.ones([len(state), len(state)], bool))
+                state = plain_layer(layer, state, items[row], mask[row], causal)
+            logits = pointed(model, memory, row, norm(teacher.decoder_norm, state)[-1])
             allowed = mask[row] & ~np.isin(np.arange(len(mask[row])), chosen)
             probabilities = softmax(np.where(allowed, logits, -np.inf))
             rows.append(probabilities)
@@ -85,9 +86,14 @@ def attend(layer, queries: np.ndarray, sequence: np.ndarray, allowed: np.ndarray
     return dense(layer.out, np.concatenate(heads, -1))
 
 
-def plain_layer(layer, x: np.ndarray, items: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def pointed(model: PSAD, memory, row: int, states: np.ndarray) -> np.ndarray:
+    logits = dense(model.teacher.pointer_query, states) @ memory.keys[row].numpy().T
+    return logits / np.sqrt(model.teacher.dim) + memory.bias[row].numpy()
+
+
+def plain_layer(layer, x: np.ndarray, items: np.ndarray, mask: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     normed = norm(layer.self_norm, x)
-    x = x + attend(layer.self_attention, normed, normed, np.tril(np.ones([len(x), len(x)], bool)))
+    x = x + attend(layer.self_attention, normed, normed, allowed)
     x = x + attend(layer.cross_attention, norm(layer.cross_norm, x), items, mask[None])
     hidden = np.maximum(dense(layer.feed_forward.hidden[0], norm(layer.feed_forward_norm, x)), 0.0)
     return x + dense(layer.feed_forward.out, hidden)
@@ -103,14 +109,32 @@ def test_block_of_one_equals_a_plain_autoregressive_decoder(model):
     np.testing.assert_allclose(decoded.probabilities.numpy()[filled], probabilities[filled], atol=1e-5)
 
 
-def test_block_of_all_slots_is_one_pass_over_start_embeddings(model):
-    batch = tiny.batch(3, 8)
-    memory = memory_of(model, batch)
+def plain_one_shot(model: PSAD, batch: dict[str, tf.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Every slot's distribution from one pass, then the largest entries that are still free."""
+    memory, teacher, mask = memory_of(model, batch), model.teacher, batch["mask"].numpy()
+    orders, distributions = [], []
+    for row in range(len(mask)):
+        state = memory.start[row].numpy() + memory.positions[row].numpy()
+        for layer in teacher.decoder_layers:
+            everything = np.ones([len(state), len(state)], bool)
+            state = plain_layer(layer, state, memory.items[row].numpy(), mask[row], everything)
+        logits = pointed(model, memory, row, norm(teacher.decoder_norm, state))
+        distributions.append(softmax(np.where(mask[row], logits, -np.inf)))
+        order = np.full(len(state), -1)
+        for place in np.argsort(-distributions[-1][: mask[row].sum()], axis=None):
+            slot, candidate = divmod(int(place), mask.shape[1])
+            if order[slot] < 0 and candidate not in order:
+                order[slot] = candidate
+        orders.append(order)
+    return np.array(orders), np.array(distributions)
+
+
+def test_block_of_all_slots_equals_a_plain_one_shot_pointer(model):
+    batch = tiny.batch(4, 8, shortest=3)
     decoded = model.generate(batch, block_size=6)
-    inputs = memory.start[:, tf.newaxis] + memory.positions
-    states, _ = model.teacher._run(inputs, None, tf.ones([6, 6], tf.bool), memory)
-    expected = masked_softmax(model.teacher._point(states, memory), batch["mask"][:, tf.newaxis])
-    np.testing.assert_allclose(decoded.probabilities, expected, atol=1e-5)
+    order, probabilities = plain_one_shot(model, batch)
+    np.testing.assert_allclose(decoded.probabilities, probabilities, atol=1e-5)
+    np.testing.assert_array_equal(decoded.order, order)
 
 
 @pytest.mark.parametrize("block_size", [1, 2, 3, 4, 6])
@@ -206,3 +230,30 @@ def test_decoding_under_xla_gives_the_same_list(model):
     plain = model.generate(batch)
     np.testing.assert_array_equal(compiled.order, plain.order)
     np.testing.assert_allclose(compiled.scores, plain.scores, atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    lists=st.integers(1, 4),
+    candidates=st.integers(6, 9),
+    extra=st.integers(0, 4),
+    block_size=st.integers(1, 6),
+    strategy=st.sampled_from(["greedy", "assignment", "beam"]),
+    seed=st.integers(0, 999),
+)
+def test_any_mask_gives_a_legal_list_that_order_and_padding_do_not_change(
+    model, lists, candidates, extra, block_size, strategy, seed
+):
+    options = {"block_size": block_size, "strategy": strategy, "beam_width": 3}
+    batch = tiny.batch(lists, candidates, seed=seed, shortest=1)
+    shuffle = np.random.default_rng(seed).permutation(candidates + extra)  # masks with holes
+    other = tiny.permuted(tiny.padded(batch, extra), shuffle)
+    one, two = model.generate(batch, **options), model.generate(other, **options)
+    for order, mask in zip(two.order.numpy(), other["mask"].numpy(), strict=True):
+        length = min(6, mask.sum())
+        assert (order[length:] == -1).all() and mask[order[:length]].all()
+        assert len(set(order[:length])) == length
+    probabilities = np.pad(one.probabilities, [[0, 0], [0, 0], [0, extra]])[..., shuffle]
+    np.testing.assert_allclose(two.probabilities, probabilities, atol=1e-5)
+    np.testing.assert_array_equal(np.where(two.order >= 0, shuffle[two.order], -1), one.order)
+    assert np.isfinite(two.scores).all() and np.isfinite(two.log_probability).all()
