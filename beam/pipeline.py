@@ -46,7 +46,7 @@ from beam.transforms.vocabularies import RankValues, WriteVocabularies
 from beam.writers import PARTS
 from psad_tf.errors import InputError
 from psad_tf.features import SPLITS, FeatureDeclaration
-from psad_tf.files import replaced_directory
+from psad_tf.files import check_replaceable, replaced_directory
 
 WORK = ".work"
 _REPORTS = "reports.json"
@@ -135,7 +135,8 @@ def preprocess(
         InputError: An input is missing or damaged, no list can be made, a declared feature occurs nowhere, or
             the output folder holds what this job did not write.
     """
-    _check_replaceable(os.fspath(output_dir))
+    if "://" not in os.fspath(output_dir):
+        check_replaceable(output_dir, _OURS)
     settled = (options or PreprocessOptions()).with_latest_time()
     if not isinstance(inputs, RawInputs):
         inputs = RawInputs.from_folder(inputs)
@@ -183,23 +184,6 @@ def _run(
     path = FileSystems.join(folder, WORK, _REPORTS)
     # Files without a single record make no report.
     return Reports(read_json(path) if FileSystems.exists(path) else [])
-
-
-def _check_replaceable(path: str) -> None:
-    """Refuses to replace a local folder that holds anything that this job does not write.
-
-    Raises:
-        InputError: It holds something else, the raw logs for instance, or is a file.
-    """
-    if "://" in path or not os.path.lexists(path):
-        return
-    if not os.path.isdir(path):
-        raise InputError(f"{path}: is a file; a folder is wanted")
-    for name in sorted(os.listdir(path)):
-        if name not in _OURS:
-            raise InputError(
-                f"{path}: holds {name!r}, which this job did not write and would remove: name a new folder"
-            )
 
 
 @contextlib.contextmanager

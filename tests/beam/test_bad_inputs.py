@@ -334,7 +334,7 @@ def test_of_several_damaged_files_the_error_tells_how_many(tmp_path):
 def test_an_output_folder_that_holds_the_logs_or_anything_else_is_refused(tmp_path, output):
     raw = logs.write_folder(tmp_path / "raw", logs.records(lists=3))
     before = {path: path.read_bytes() for path in raw.iterdir()}
-    with pytest.raises(InputError, match=r"holds '(raw|features\.json)', which this job did not write"):
+    with pytest.raises(InputError, match=r"holds '(raw|features\.json)', which would be removed"):
         preprocess(raw, tmp_path / output, DECLARATION, options=OPTIONS)
     assert {path: path.read_bytes() for path in raw.iterdir()} == before
     assert os.listdir(tmp_path) == ["raw"]
