@@ -37,6 +37,7 @@ from psad_tf.records import Candidate, Impression, Interaction, Value
 SHORTEST_LIST = 2
 _SEARCH = ("SearchID", "SearchDate", "UserID", "IsUserLoggedOn", "SearchQuery", "LocationID", "CategoryID")
 _SHOWN = ("SearchID", "AdID", "Position", "HistCTR", "IsClick")
+_WHERE = "where"
 _USER = {
     "UserAgentID": "user_agent",
     "UserAgentOSID": "user_agent_os",
@@ -89,8 +90,8 @@ def read_avito(folder: str | os.PathLike[str], partitions: int = 64) -> RawData:
         their files are there, visits and phone requests.
 
     Raises:
-        InputError: A file or column is missing (at once), or a row is not of the published form (when
-            the records are gone through).
+        InputError: A file or column is missing (at once), or a row is not of the published form or its
+            search is missing (when the records are gone through).
     """
     root = pathlib.Path(folder)
     for name in ("SearchInfo.tsv", "trainSearchStream.tsv", "AdsInfo.tsv", "UserInfo.tsv"):
@@ -116,26 +117,31 @@ def _searches(root: pathlib.Path, partitions: int) -> Iterator[Impression]:
         shown = _partition(root / "trainSearchStream.tsv", _SHOWN, temporary, partitions)
         for search_part, shown_part in zip(searches, shown, strict=True):
             ads: dict[str, list[tuple[float, Candidate]]] = {}
-            for where, row in _table(shown_part, _SHOWN):
+            for _, row in _table(shown_part, (*_SHOWN, _WHERE)):
                 if row["IsClick"]:
-                    ads.setdefault(row["SearchID"], []).append(_candidate(row, where))
-            for where, row in _table(search_part, _SEARCH):
+                    ads.setdefault(row["SearchID"], []).append(_candidate(row, row[_WHERE]))
+            missing = set(ads)
+            for _, row in _table(search_part, (*_SEARCH, _WHERE)):
                 if row["SearchID"] in ads:
-                    yield _search(row, ads[row["SearchID"]], where)
+                    missing.discard(row["SearchID"])
+                    yield _search(row, ads[row["SearchID"]], row[_WHERE])
+            if missing:
+                path, search_id = root / "SearchInfo.tsv", min(missing)
+                raise InputError(f"{path}: no search {search_id!r}, whose ads trainSearchStream.tsv shows")
 
 
 def _partition(
     path: pathlib.Path, columns: tuple[str, ...], folder: str, partitions: int
 ) -> list[pathlib.Path]:
-    """Splits a table's rows by SearchID; each part has the header and the wanted columns."""
+    """Splits a table's rows by SearchID; each part has a header, the wanted columns and the rows' places."""
     parts = [pathlib.Path(folder) / f"{path.stem}-{part:03d}.tsv" for part in range(partitions)]
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(part, "w", encoding="utf-8")) for part in parts]
         for file in files:
-            file.write("\t".join(columns) + "\n")
+            file.write("\t".join((*columns, _WHERE)) + "\n")
         for where, row in _table(path, columns):
             file = files[int(number(row, "SearchID", where)) % partitions]
-            file.write("\t".join(row[column] for column in columns) + "\n")
+            file.write("\t".join((*(row[column] for column in columns), where)) + "\n")
     return parts
 
 

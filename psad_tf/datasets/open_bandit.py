@@ -111,9 +111,12 @@ def _by_user(path: pathlib.Path, campaign: str) -> Mapping[str, list[_Event]]:
     for where, row in read_table(path, _LOG_COLUMNS):
         user_id = "-".join(row[name][:8] for name in _USER_COLUMNS)
         try:
-            time = datetime.datetime.fromisoformat(row["timestamp"]).timestamp()
+            moment = datetime.datetime.fromisoformat(row["timestamp"])
         except ValueError:
             raise InputError(f"{where}: timestamp: {row['timestamp']!r} is not a time") from None
+        if moment.tzinfo is None:  # else it would be read in the zone of this machine
+            moment = moment.replace(tzinfo=datetime.UTC)
+        time = moment.timestamp()
         item_id = f"{campaign}-{identifier(row, 'item_id', where)}"
         users.setdefault(user_id, []).append((time, item_id, row, where))
     for events in users.values():

@@ -85,10 +85,15 @@ def cut_sessions(times: Sequence[float], gap: float, longest: int) -> list[tuple
     Returns:
         (start, stop) of each session, `stop` exclusive.
 
+    Raises:
+        InputError: `gap` is negative or not a number.
+
     Example:
         >>> cut_sessions([0, 5, 100, 101, 102], gap=60, longest=2)
         [(0, 2), (2, 4), (4, 5)]
     """
+    if not gap >= 0:
+        raise InputError(f"gap_seconds: must be 0 or more, got {gap}")
     spans: list[tuple[int, int]] = []
     start = 0
     for index in range(1, len(times) + 1):

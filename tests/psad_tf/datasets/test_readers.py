@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,6 +103,25 @@ def test_open_bandit_lists_are_sessions_in_the_order_of_propensity(bandit: pathl
 def test_a_clicked_item_does_not_feed_its_own_list(bandit: pathlib.Path) -> None:
     impressions, clicks, *_ = _checked(read_open_bandit(bandit, gap_seconds=60))
     assert min(click.time for click in clicks) >= impressions[0].time
+
+
+def test_a_time_without_a_zone_is_utc(bandit: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [each.time for each in read_open_bandit(bandit).impressions]
+    path = bandit / "bts" / "men" / "men.csv"
+    path.write_text(path.read_text().replace("+00:00", ""))
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert [each.time for each in read_open_bandit(bandit).impressions] == expected
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("gap", [-1.0, float("nan")])
+def test_a_gap_that_is_no_length_of_time_is_an_error(bandit: pathlib.Path, gap: float) -> None:
+    with pytest.raises(InputError, match="gap_seconds: must be 0 or more"):
+        read_open_bandit(bandit, gap_seconds=gap)
 
 
 def test_open_bandit_without_a_campaign_is_an_error(tmp_path: pathlib.Path) -> None:
@@ -276,6 +296,20 @@ def test_avito_names_a_missing_file_and_a_wrong_time(avito: pathlib.Path) -> Non
     (avito / "AdsInfo.tsv").unlink()
     with pytest.raises(InputError, match=r"AdsInfo\.tsv: no such file"):
         read_avito(avito)
+
+
+def test_avito_names_the_line_of_the_published_file(avito: pathlib.Path) -> None:
+    path = avito / "trainSearchStream.tsv"
+    path.write_text(path.read_text().replace("\t7\t3\t", "\tseven\t3\t", 1))
+    with pytest.raises(InputError, match=rf"^{path}:2: Position: 'seven' is not a number$"):
+        list(read_avito(avito).impressions)
+
+
+def test_avito_ads_of_a_search_that_is_missing_are_an_error(avito: pathlib.Path) -> None:
+    path = avito / "SearchInfo.tsv"
+    path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:3]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"SearchInfo\.tsv: no search '[34]', whose ads"):
+        list(read_avito(avito).impressions)
 
 
 Lists = list[tuple[int, list[int], list[list[int]], list[list[float]], list[int]]]
