@@ -26,7 +26,7 @@ def make_strategy(name: str, jit_compile: bool, batch_size: int) -> tf.distribut
         InputError: TF_CONFIG is missing or wrong, the batch cannot be shared out evenly, or XLA is asked
             for where it cannot compile a step that talks to other replicas (on CPUs).
     """
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = tf.config.get_visible_devices("GPU")
     if name == "none":
         return tf.distribute.get_strategy()
     if jit_compile and not gpus:
@@ -48,11 +48,39 @@ def make_strategy(name: str, jit_compile: bool, batch_size: int) -> tf.distribut
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes checkpoints and logs: the first worker, or the only process."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.cluster_spec().jobs:
+    if is_only_process(strategy):
         return True
+    resolver = strategy.cluster_resolver
     chief = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
     return resolver.task_type == chief and resolver.task_id == 0
+
+
+def check_same_start(strategy: tf.distribute.Strategy, step: tf.Variable) -> None:
+    """Refuses workers of which some resume and some do not: they would go on as if they were one.
+
+    Args:
+        strategy: Every worker of it must make this call.
+        step: The step at which this worker starts.
+
+    Raises:
+        InputError: Another worker starts at another step.
+    """
+    if strategy.num_replicas_in_sync == 1 or is_only_process(strategy):
+        return
+    own = float(step.numpy())
+    at = tf.constant(own)
+    total = strategy.reduce(tf.distribute.ReduceOp.SUM, strategy.run(lambda: tf.identity(at)), axis=None)
+    if float(total) != own * strategy.num_replicas_in_sync:
+        raise InputError(
+            f"this worker starts at step {own:.0f} and another one does not; start every worker with "
+            "--resume or every worker without it"
+        )
+
+
+def is_only_process(strategy: tf.distribute.Strategy) -> bool:
+    """Whether no other process takes part."""
+    resolver = strategy.cluster_resolver
+    return resolver is None or not resolver.cluster_spec().jobs
 
 
 def _two_cpu_devices() -> list[str]:
