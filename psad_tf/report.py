@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -100,14 +101,18 @@ def _charts(history: Sequence[Mapping[str, Any]], best: int) -> str:
     epochs = [int(each["epoch"]) for each in history]
 
     def losses(*names: str) -> dict[str, list[float]]:
-        found = {name: [each["losses"].get(name) for each in history] for name in names}
-        return {name: values for name, values in found.items() if None not in values}
+        return {
+            name: [each["losses"].get(name, math.nan) for each in history]
+            for name in names
+            if any(name in each["losses"] for each in history)
+        }
 
     quality = {model: [each["valid"][model]["ndcg@10"] for each in history] for model in history[0]["valid"]}
     charts = [
         ("Ranking losses", losses("teacher", "student_listwise")),
         ("Other losses", losses("student_pointwise", "distillation", "unlikelihood")),
         ("Distillation weight b(t)", losses("distillation_weight")),
+        ("Norm of the gradient before it is clipped", losses("gradient_norm")),
         ("Validation NDCG@10", quality),
         ("Validation MAP@10", {m: [e["valid"][m]["map@10"] for e in history] for m in history[0]["valid"]}),
         ("Agreement of teacher and student (Kendall's tau)", {"tau": [e["agreement"] for e in history]}),
@@ -123,10 +128,10 @@ def line_chart(
     Args:
         title: The caption.
         epochs: [n].
-        series: Values [n] by name.
+        series: Values [n] by name; one that is no finite number is left out of its line.
         best: Epoch to mark.
     """
-    values = [value for line in series.values() for value in line]
+    values = [value for line in series.values() for value in line if math.isfinite(value)] or [0.0]
     low, high = min(values), max(values)
     margin = (high - low) * 0.08 or max(abs(high), 1.0) * 0.05
     low, high = low - margin, high + margin
@@ -156,11 +161,11 @@ def line_chart(
         )
     place = float(_LEFT)
     for (name, line), colour in zip(series.items(), _COLOURS, strict=False):
-        points = " ".join(f"{x(e):.1f},{y(v):.1f}" for e, v in zip(epochs, line, strict=True))
-        drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        points = [(x(e), y(v)) for e, v in zip(epochs, line, strict=True) if math.isfinite(v)]
+        path = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
+        drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         drawn += [
-            f'<circle cx="{x(e):.1f}" cy="{y(v):.1f}" r="2.5" fill="{colour}"/>'
-            for e, v in zip(epochs, line, strict=True)
+            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="2.5" fill="{colour}"/>' for across, down in points
         ]
         label = name.replace("_", " ")
         drawn.append(f'<rect x="{place:.0f}" y="{_HEIGHT - 9}" width="9" height="9" fill="{colour}"/>')
