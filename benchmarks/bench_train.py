@@ -1,21 +1,26 @@
-"""Training speed: plain graph against XLA, precisions, batch sizes, the teacher's share, the input pipeline.
+"""Training speed: plain Python, tf.function and XLA, precisions, batch sizes, the teacher's share, the input
+pipeline, and a large vocabulary.
 
     python -m benchmarks.bench_train [--lists_dir LISTS] [--rounds 30]
 
-Every pair of variants is timed in turns in one process, so ratios hold on a busy machine.
+Variants are timed in turns in one process, so ratios hold on a busy machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from benchmarks.common import markdown_table, one_line_errors, write_json, write_text
+
+WITHOUT_TEACHER = "XLA, float32, without teacher"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,6 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lists_dir", default=None, help="lists; left out: MovieLens-100K, made if missing")
     parser.add_argument("--config", default="configs/movielens.json", help="training configuration")
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each variant")
+    parser.add_argument("--epochs", type=int, default=5, help="timed epochs of each source of data")
+    parser.add_argument("--ids", type=int, default=10_000_000, help="large vocabulary's size; 0 for none")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[32, 64, 256], help="lists a step")
     parser.add_argument("--output_dir", default="benchmarks/results", help="folder of train.json, .md, .png")
     with one_line_errors():
@@ -49,8 +56,11 @@ def run(options: argparse.Namespace) -> None:
         found["steps"][str(batch_size)] = measure_steps(
             lists_dir, encoder, config, batch_size, options.rounds
         )
-    print("input pipeline: real data against one cached batch", flush=True)
-    found["pipeline"] = measure_pipeline(lists_dir, encoder, config, options.rounds)
+    print("input pipeline: real data against one held batch", flush=True)
+    found["pipeline"] = measure_pipeline(lists_dir, encoder, config, options.epochs)
+    if options.ids:
+        print(f"vocabulary of {options.ids:,} ids", flush=True)
+        found["vocabulary"] = measure_vocabulary(options.ids)
     table = _table(found)
     print(table)
     write_json(os.path.join(options.output_dir, "train.json"), found)
@@ -60,7 +70,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def measure_steps(lists_dir: str, encoder: Any, config: Any, batch_size: int, rounds: int) -> dict[str, Any]:
-    """Seconds of a step of each variant: {variant: {median_ms, lists_per_second, ratio to plain}}."""
+    """Times a step of each variant: {variant: {median_ms, lists_per_second, ratio_to_plain}}.
+
+    `without teacher` is the compiled step of the User Profile Network and the student alone: what is missing
+    to the whole step's time is the teacher's and the distillation's share.
+    """
     import numpy as np
     import tensorflow as tf
 
@@ -71,25 +85,31 @@ def measure_steps(lists_dir: str, encoder: Any, config: Any, batch_size: int, ro
     data = dataclasses.replace(config.data, batch_size=batch_size)
     batch = next(iter(ListDataset(lists_dir, "train", encoder, data).training_batches(1, 0)))
     calls: dict[str, Callable[[], object]] = {}
-    for precision, jit in itertools.product(("float32", "bfloat16"), (False, True)):
+    for precision in ("float32", "bfloat16"):
         tf.keras.mixed_precision.set_global_policy("float32" if precision == "float32" else "mixed_bfloat16")
-        settings = dataclasses.replace(config, data=data, jit_compile=jit, mixed_precision=precision)
-        calls[f"{'XLA' if jit else 'plain graph'}, {precision}"] = _step(
-            build_model(encoder, settings), batch
-        )
+        for how in ("plain", "tf.function", "XLA"):
+            settings = dataclasses.replace(
+                config, data=data, jit_compile=how == "XLA", mixed_precision=precision
+            )
+            model = build_model(encoder, settings)
+            calls[f"{how}, {precision}"] = _eager(model, batch) if how == "plain" else _step(model, batch)
     tf.keras.mixed_precision.set_global_policy("float32")
-    alone = build_model(encoder, dataclasses.replace(config, data=data, jit_compile=True), tutor=None)
-    calls["XLA, float32, forward of UPN and student"] = _student_forward(alone, batch)
-    calls["XLA, float32, forward of the teacher too"] = _whole_forward(alone, batch)
+    alone = dataclasses.replace(
+        config,
+        data=data,
+        jit_compile=True,
+        distillation=dataclasses.replace(config.distillation, enabled=False),
+    )
+    calls[WITHOUT_TEACHER] = _step(build_model(encoder, alone, tutor=build_model(encoder, alone)), batch)
     seconds = interleaved(calls, rounds)
-    plain = float(np.median(seconds["plain graph, float32"]))
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
     return {
         name: {
-            "median_ms": 1e3 * float(np.median(values)),
-            "lists_per_second": batch_size / float(np.median(values)),
-            "ratio_to_plain": float(np.median(values)) / plain,
+            "median_ms": 1e3 * median,
+            "lists_per_second": batch_size / median,
+            "ratio_to_tf_function": median / medians["tf.function, float32"],
         }
-        for name, values in seconds.items()
+        for name, median in medians.items()
     }
 
 
@@ -101,51 +121,64 @@ def _step(model: Any, batch: Any) -> Callable[[], object]:
     return lambda: float(train(iterator)["loss"])
 
 
-def _student_forward(model: Any, batch: Any) -> Callable[[], object]:
-    import tensorflow as tf
-
-    forward = tf.function(lambda encoded: model.reranker(encoded)["scores"], jit_compile=True)
-    return lambda: forward(batch).numpy()
+def _eager(model: Any, batch: Any) -> Callable[[], object]:
+    """The step as Python runs it, operation by operation."""
+    return lambda: float(model.train_step(batch)["loss"])
 
 
-def _whole_forward(model: Any, batch: Any) -> Callable[[], object]:
-    import tensorflow as tf
+def measure_pipeline(lists_dir: str, encoder: Any, config: Any, epochs: int) -> dict[str, float]:
+    """Milliseconds a step over whole epochs: from files, from decoded lists in memory, from one held batch.
 
-    zero = tf.constant(0.0)
-    forward = tf.function(
-        lambda encoded: model.compute_losses(encoded, None, tf.zeros_like(encoded["labels"]), zero)["loss"],
-        jit_compile=True,
-    )
-    return lambda: forward(batch).numpy()
-
-
-def measure_pipeline(lists_dir: str, encoder: Any, config: Any, rounds: int) -> dict[str, float]:
-    """Step time with the real input pipeline over that with one batch held in memory."""
+    From files is what the first epoch does, and every epoch of data too large for `data.cache_mib`; from
+    memory is every later one. Both include what an epoch's start costs.
+    """
     import numpy as np
     import tensorflow as tf
 
     from psad_tf.input_pipeline import ListDataset
     from psad_tf.train import build_model
 
-    dataset = ListDataset(lists_dir, "train", encoder, config.data)
-    model = build_model(encoder, config)
-    train = model.make_train_function()
-    for _ in dataset.training_batches(1, 0):  # fills the cache, as the first epoch does
+    def dataset(cache: bool) -> ListDataset:
+        return ListDataset(lists_dir, "train", encoder, dataclasses.replace(config.data, cache=cache))
+
+    files, memory = dataset(False), dataset(True)
+    steps = memory.steps_per_epoch
+    train = build_model(encoder, config).make_train_function()
+    batch = next(iter(files.training_batches(1, 0)))
+    for _ in memory.training_batches(1, 0):  # fills the cache
         pass
-    held = tf.data.Dataset.from_tensors(next(iter(dataset.training_batches(1, 0)))).repeat()
-    sources = {"real": iter(dataset.training_batches(1, 1).repeat()), "cached": iter(held)}
+    sources = {
+        "files": files.training_batches(1, 1),
+        "memory": memory.training_batches(1, 1),
+        "held": tf.data.Dataset.from_tensors(batch).repeat(),
+    }
+    train(iter(sources["held"]))
     seconds: dict[str, list[float]] = {name: [] for name in sources}
-    for source in sources.values():
-        train(source)
-    for _ in range(rounds):
+    for _ in range(epochs):
         for name, source in sources.items():
             started = time.perf_counter()
-            for _ in range(5):
-                loss = train(source)["loss"]
+            batches = iter(source)
+            for _ in range(steps):
+                loss = train(batches)["loss"]
             float(loss)
-            seconds[name].append((time.perf_counter() - started) / 5)
-    real, cached = float(np.median(seconds["real"])), float(np.median(seconds["cached"]))
-    return {"real_ms": 1e3 * real, "cached_ms": 1e3 * cached, "ratio": real / cached}
+            seconds[name].append((time.perf_counter() - started) / steps)
+    ms = {f"{name}_ms": 1e3 * float(np.median(values)) for name, values in seconds.items()}
+    return {
+        **ms,
+        "steps": steps,
+        "ratio_files": ms["files_ms"] / ms["held_ms"],
+        "ratio_memory": ms["memory_ms"] / ms["held_ms"],
+    }
+
+
+def measure_vocabulary(ids: int) -> dict[str, Any]:
+    """Both kinds of embedding of a large vocabulary, each in a process of its own."""
+    found = {}
+    for kind in ("table", "compositional"):
+        command = [sys.executable, "-m", "benchmarks.large_vocabulary", "--ids", str(ids), "--kind", kind]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found[kind] = json.loads(done.stdout)
+    return found
 
 
 def _table(found: dict[str, Any]) -> str:
@@ -155,17 +188,44 @@ def _table(found: dict[str, Any]) -> str:
             name,
             f"{facts['median_ms']:.1f}",
             f"{facts['lists_per_second']:,.0f}",
-            f"{facts['ratio_to_plain']:.2f}",
+            f"{facts['ratio_to_tf_function']:.2f}",
         ]
         for size, variants in found["steps"].items()
         for name, facts in variants.items()
     ]
-    header = ["batch", "variant", "median ms", "lists/s", "time over plain float32 step"]
-    pipeline = found["pipeline"]
-    return (
-        f"{markdown_table(header, rows)}\n\nStep with real data {pipeline['real_ms']:.1f} ms, with one "
-        f"cached batch {pipeline['cached_ms']:.1f} ms: ratio {pipeline['ratio']:.3f}."
+    header = ["batch", "variant", "median ms", "lists/s", "time over tf.function, float32"]
+    shares = ", ".join(
+        f"{1.0 - variants[WITHOUT_TEACHER]['median_ms'] / variants['XLA, float32']['median_ms']:.0%} "
+        f"(batch {size})"
+        for size, variants in found["steps"].items()
     )
+    pipeline = found["pipeline"]
+    text = (
+        f"{markdown_table(header, rows)}\n\n"
+        f"Share of the teacher and the distillation in a step: {shares}.\n\n"
+        f"A step over whole epochs of {pipeline['steps']} steps: {pipeline['held_ms']:.1f} ms with one held "
+        f"batch, {pipeline['memory_ms']:.1f} ms with decoded lists in memory (ratio "
+        f"{pipeline['ratio_memory']:.3f}), {pipeline['files_ms']:.1f} ms reading the files (ratio "
+        f"{pipeline['ratio_files']:.3f})."
+    )
+    if "vocabulary" not in found:
+        return text
+    rows = [
+        [
+            f"{each['ids']:,}",
+            kind,
+            f"{each['predicted_mib']:,.0f}",
+            f"{each['weights_and_step_mib']:,.0f}",
+            f"{each['predicted_lookup_mib']:,.0f}",
+            f"{each['lookup_mib']:,.0f}",
+            f"{each['peak_of_process_mib']:,.0f}",
+            f"{each['step_ms']:.0f}",
+        ]
+        for kind, each in found["vocabulary"].items()
+    ]
+    header = ["ids", "embedding", "tables and moments, predicted MiB", "with the step, measured"]
+    header += ["lookup, predicted MiB", "measured", "peak of the process", "step ms"]
+    return f"{text}\n\n{markdown_table(header, rows)}"
 
 
 def draw(found: dict[str, Any], path: str) -> None:
@@ -180,7 +240,7 @@ def draw(found: dict[str, Any], path: str) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4))
     sizes = [int(size) for size in found["steps"]]
     first = next(iter(found["steps"].values()))
-    for name in (each for each in first if "forward" not in each):
+    for name in (each for each in first if each != WITHOUT_TEACHER):
         speeds = [variants[name]["lists_per_second"] for variants in found["steps"].values()]
         axes.plot(sizes, speeds, marker="o", label=name)
     axes.set_xscale("log", base=2)
