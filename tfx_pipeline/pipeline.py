@@ -124,8 +124,10 @@ def _schema_gen(settings: PipelineSettings) -> BaseComponent:
 def _infra_check(settings: PipelineSettings, model: tfx.dsl.Channel) -> BaseComponent:
     if settings.infra_image is None:
         return InfraCheck(model=model, model_name=settings.model_name, slowest_ms=settings.slowest_ms)
-    image, _, tag = settings.infra_image.rpartition(":")
-    serving = tfx.proto.TensorFlowServing(image_name=image or tag, tags=[tag if image else "latest"])
+    folder, _, name = settings.infra_image.rpartition("/")  # a registry's port is no tag
+    name, _, tag = name.partition(":")
+    image = f"{folder}/{name}" if folder else name
+    serving = tfx.proto.TensorFlowServing(image_name=image, tags=[tag or "latest"])
     return tfx.components.InfraValidator(
         model=model,
         serving_spec=tfx.proto.ServingSpec(
