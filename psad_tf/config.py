@@ -23,6 +23,8 @@ class UserProfileConfig:
             position encoding shared by all users.
         target_attention: Attend from each candidate to the history.
         cross: Cross user and item with a DCN-v2 layer.
+        history_match: Multiply a candidate's embeddings with the history's mean ones.
+        relative_features: Give each candidate its dense features relative to its list's, too.
         position_bases: M, the number of learned position bases.
         short_term_length: The number of most recent interactions that make the short-term interest.
         cross_projection_dim: Rank of the Cross layer's weight; 0 means full rank.
@@ -32,6 +34,8 @@ class UserProfileConfig:
     personalized_positions: bool = True
     target_attention: bool = True
     cross: bool = True
+    history_match: bool = True
+    relative_features: bool = True
     position_bases: int = 4
     short_term_length: int = 5
     cross_projection_dim: int = 0
@@ -157,6 +161,7 @@ class OptimizerConfig:
         learning_rate: Of the dense weights, after warm-up.
         embedding_learning_rate: Of the embedding tables.
         warmup_steps: Steps over which both rise linearly from 0.
+        decay_steps: Step at which both have fallen to 0 along half a cosine; 0 keeps them constant.
         weight_decay: Decoupled, on dense kernels and embeddings.
         clip_norm: Largest global norm of the gradient.
     """
@@ -164,6 +169,7 @@ class OptimizerConfig:
     learning_rate: float = 1e-3
     embedding_learning_rate: float = 1e-3
     warmup_steps: int = 50
+    decay_steps: int = 0
     weight_decay: float = 0.0
     clip_norm: float = 1.0
 
@@ -269,6 +275,7 @@ def _check(config: TrainConfig) -> None:
         ("optimizer.learning_rate", config.optimizer.learning_rate, 1e-12, 1e3),
         ("optimizer.embedding_learning_rate", config.optimizer.embedding_learning_rate, 1e-12, 1e3),
         ("optimizer.warmup_steps", config.optimizer.warmup_steps, 0, 1e12),
+        ("optimizer.decay_steps", config.optimizer.decay_steps, 0, 1e12),
         ("optimizer.weight_decay", config.optimizer.weight_decay, 0.0, 1.0),
         ("optimizer.clip_norm", config.optimizer.clip_norm, 1e-6, 1e12),
         ("data.batch_size", config.data.batch_size, 1, 1_000_000),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
 from psad_tf.config import OptimizerConfig
@@ -9,24 +11,37 @@ from psad_tf.config import OptimizerConfig
 EMBEDDING_TABLE = "embedding_table"
 
 
-class WarmUp(tf.keras.optimizers.schedules.LearningRateSchedule):
-    """Linear rise, then constant: rate * min(1, (step + 1) / warmup_steps).
+class WarmUpAndDecay(tf.keras.optimizers.schedules.LearningRateSchedule):
+    """Linear rise, then constant or a fall along half a cosine.
+
+    rate * min(1, (step + 1) / warmup_steps) * (1 + cos(pi * min(1, step / decay_steps))) / 2; the last
+    factor is left out when `decay_steps` is 0.
 
     Args:
-        rate: The constant.
+        rate: The largest rate.
         warmup_steps: Steps of the rise; 0 for none.
+        decay_steps: Step at which the rate is 0; 0 keeps it constant.
+
+    Reference: Loshchilov and Hutter, "SGDR", ICLR 2017, for the cosine.
+
+    >>> [round(float(WarmUpAndDecay(1.0, 0, 100)(step)), 2) for step in (0, 50, 100, 900)]
+    [1.0, 0.5, 0.0, 0.0]
     """
 
-    def __init__(self, rate: float, warmup_steps: int) -> None:
+    def __init__(self, rate: float, warmup_steps: int, decay_steps: int = 0) -> None:
         self.rate = rate
         self.warmup_steps = warmup_steps
+        self.decay_steps = decay_steps
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
-        rise = (tf.cast(step, tf.float32) + 1.0) / max(self.warmup_steps, 1)
-        return self.rate * tf.minimum(1.0, rise)
+        step = tf.cast(step, tf.float32)
+        rate = self.rate * tf.minimum(1.0, (step + 1.0) / max(self.warmup_steps, 1))
+        if not self.decay_steps:
+            return rate
+        return rate * 0.5 * (1.0 + tf.cos(math.pi * tf.minimum(1.0, step / self.decay_steps)))
 
     def get_config(self) -> dict[str, float]:
-        return {"rate": self.rate, "warmup_steps": self.warmup_steps}
+        return {"rate": self.rate, "warmup_steps": self.warmup_steps, "decay_steps": self.decay_steps}
 
 
 class TwoRateAdam(tf.keras.optimizers.Adam):
@@ -79,7 +94,7 @@ def make_optimizer(
     """The optimizer of a configuration; with float16 it also scales the loss."""
     optimizer = TwoRateAdam(
         embedding_ratio=config.embedding_learning_rate / config.learning_rate,
-        learning_rate=WarmUp(config.learning_rate, config.warmup_steps),
+        learning_rate=WarmUpAndDecay(config.learning_rate, config.warmup_steps, config.decay_steps),
         global_clipnorm=config.clip_norm,
         weight_decay=config.weight_decay or None,
         jit_compile=False,  # the whole train step is compiled instead

@@ -12,6 +12,7 @@ from psad_tf.config import ModelConfig
 from psad_tf.features import HISTORY_PREFIX, FeatureDeclaration
 from psad_tf.layers.attention import masked_softmax
 from psad_tf.layers.embedding import FeatureEmbedding
+from psad_tf.layers.list_context import standardized_in_list
 from psad_tf.layers.mlp import MLP
 
 
@@ -21,16 +22,18 @@ class UserProfile(NamedTuple):
     Attributes:
         intent: z, [batch, d].
         candidates: Personalized representation of each candidate, [batch, n, d].
+        features: All that it was made of, side by side, [batch, n, width].
         positions: Personalized position encoding, [batch, positions, d].
     """
 
     intent: tf.Tensor
     candidates: tf.Tensor
+    features: tf.Tensor
     positions: tf.Tensor
 
 
 class UserProfileNetwork(tf.keras.layers.Layer):
-    """Intent, personalized gates, personalized positions, target attention and crossing.
+    """Intent, personalized gates, personalized positions, attention to the history, and crossing.
 
     With u the user's profile, h_j the history (most recent first), e_i the candidates:
 
@@ -38,9 +41,12 @@ class UserProfileNetwork(tf.keras.layers.Layer):
     2. personalized gate: g_i = 2 sigmoid(MLP([z ; stop_gradient(e_i)])) in (0, 2)^d, and g_i * e_i;
     3. personalized positions: sum_m softmax(z W)_m P_m[l] for bases P_1..P_M; base 0 alone when off;
     4. target attention: t_i = sum_j softmax_j(q_i . k_j / sqrt(d)) h_j;
-    5. cross: x_0 (W x_0 + b) + x_0 with x_0 = [u ; g_i * e_i] (DCN-v2).
+    5. cross: x_0 (W x_0 + b) + x_0 with x_0 = [u ; g_i * e_i] (DCN-v2);
+    6. history match: e_v(i) * mean_j e_v(h_j) for each vocabulary v that candidates and history share;
+    7. relative: the dense features standardized within the list (`standardized_in_list`).
 
-    A candidate's representation is MLP([g_i * e_i ; dense_i ; t_i ; cross_i ; z * e_i]).
+    A candidate's features are f_i = [g_i * e_i ; dense_i ; relative_i ; z * g_i * e_i ; match_i ; t_i ;
+    cross_i], its representation is c_i = MLP(f_i).
 
     Args:
         declaration: The features.
@@ -114,14 +120,19 @@ class UserProfileNetwork(tf.keras.layers.Layer):
         item = self.item(tf.concat(items, -1))  # [batch, n, d]
         intent = self.intent(self._interests(user, history, encoded["history_mask"]), seed=seed)
         gated = self._gated(item, intent, seed)
-        parts = [self._joined([gated], encoded["candidate_dense"]), gated * intent[:, tf.newaxis]]
+        dense = encoded["candidate_dense"]
+        if self.config.relative_features:
+            dense = tf.concat([dense, standardized_in_list(dense, encoded["mask"])], -1)
+        parts = [self._joined([gated], dense), gated * intent[:, tf.newaxis]]
+        if self.config.history_match:
+            parts += self._history_matches(items, past, encoded["history_mask"])
         if self.config.target_attention:
             parts.append(self._target_interest(item, history, encoded["history_mask"]))
         if self.config.cross:
             users = tf.broadcast_to(user[:, tf.newaxis], tf.shape(gated))
             parts.append(self.cross(tf.concat([users, gated], -1)))
-        candidates = self.candidate(tf.concat(parts, -1), seed=seed)
-        return UserProfile(intent, candidates, self._positions(intent))
+        features = tf.concat(parts, -1)
+        return UserProfile(intent, self.candidate(features, seed=seed), features, self._positions(intent))
 
     def _joined(self, embedded: list[tf.Tensor], dense: tf.Tensor) -> tf.Tensor:
         """Embeddings and dense values side by side; dense values of no columns are left out.
@@ -146,6 +157,23 @@ class UserProfileNetwork(tf.keras.layers.Layer):
             return item
         intents = tf.broadcast_to(intent[:, tf.newaxis], tf.shape(item))
         return 2.0 * tf.sigmoid(self.gate(tf.concat([intents, tf.stop_gradient(item)], -1), seed=seed)) * item
+
+    def _history_matches(
+        self, items: list[tf.Tensor], past: list[tf.Tensor], mask: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """One [batch, n, d] for each feature of the history whose vocabulary candidates have too."""
+        declaration = self.declaration
+        of_vocabulary = {
+            feature.vocabulary: embedded
+            for feature, embedded in zip(declaration.candidate_categorical, items, strict=True)
+        }
+        present = tf.cast(mask, self.compute_dtype)[..., tf.newaxis]
+        count = tf.maximum(tf.reduce_sum(present, 1), 1.0)
+        return [
+            of_vocabulary[feature.vocabulary] * (tf.reduce_sum(embedded * present, 1) / count)[:, tf.newaxis]
+            for feature, embedded in zip(declaration.history.categorical, past, strict=True)
+            if feature.vocabulary in of_vocabulary
+        ]
 
     def _target_interest(self, item: tf.Tensor, history: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         logits = tf.matmul(self.target_query(item), self.target_key(history), transpose_b=True)

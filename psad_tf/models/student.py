@@ -16,12 +16,12 @@ from psad_tf.layers.user_profile_network import UserProfile, UserProfileNetwork
 class StudentScorer(tf.keras.layers.Layer):
     """Scores each candidate in one pass, linear in the length of the list.
 
-    s_i = MLP([c_i + pos(rank_i) ; z ; z * c_i ; c_i - mean_j c_j ; max_j c_j - c_i])
+    s_i = MLP([c_i + pos(rank_i) ; f_i ; z ; z * c_i ; c_i - mean_j c_j ; max_j c_j - c_i])
 
-    with c_i the personalized candidate, z the intent, pos the personalized position encoding at the
-    candidate's initial rank. The list context (the last two) is O(N): no attention among candidates.
-    The probability is p_i = sigmoid(softplus(a) s_i + b(z)): calibrated a user at a time, and always in
-    the order of the scores.
+    with c_i the personalized candidate, f_i the features it was made of, z the intent, pos the
+    personalized position encoding at the candidate's initial rank. The list context (the last two) is
+    O(N): no attention among candidates. The probability is p_i = sigmoid(softplus(a) s_i + b(z)):
+    calibrated a user at a time, and always in the order of the scores.
 
     Args:
         config: The model's configuration.
@@ -61,7 +61,7 @@ class StudentScorer(tf.keras.layers.Layer):
         ranks = tf.clip_by_value(initial_rank, 0, last)
         positions = tf.gather(profile.positions, ranks, batch_dims=1)  # [batch, n, d]
         intents = tf.broadcast_to(intent[:, tf.newaxis], tf.shape(candidates))
-        parts = [candidates + positions, intents, intents * candidates]
+        parts = [candidates + positions, profile.features, intents, intents * candidates]
         if self.config.list_context:
             present = tf.cast(mask, candidates.dtype)[..., tf.newaxis]
             count = tf.maximum(tf.reduce_sum(present, 1, keepdims=True), 1.0)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from psad_tf.config import OptimizerConfig
-from psad_tf.optimizer import WarmUp, make_optimizer
+from psad_tf.optimizer import WarmUpAndDecay, make_optimizer
 
 PLAIN = OptimizerConfig(learning_rate=0.1, embedding_learning_rate=0.1, warmup_steps=0, clip_norm=1e9)
 
@@ -45,7 +45,7 @@ def test_tables_learn_at_their_own_rate():
 
 
 def test_warm_up_rises_linearly_then_stays():
-    schedule = WarmUp(1.0, 4)
+    schedule = WarmUpAndDecay(1.0, 4)
     assert [round(float(schedule(step)), 2) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
@@ -54,3 +54,9 @@ def test_gradients_are_clipped_by_their_global_norm():
     # Adam's step does not depend on the gradient's scale, until epsilon outweighs a tiny one.
     moved = 1.0 - float(run(make_optimizer(config), tf.Variable([1.0]), [tf.constant([5.0])])[0])
     assert moved < 0.01
+
+
+def test_the_rate_falls_along_half_a_cosine_to_zero_and_stays_there():
+    schedule = WarmUpAndDecay(2.0, 0, decay_steps=8)
+    expected = [1.0 + np.cos(np.pi * step / 8) for step in range(9)] + [0.0, 0.0]
+    np.testing.assert_allclose([float(schedule(step)) for step in range(11)], expected, atol=1e-6)

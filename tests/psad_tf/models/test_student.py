@@ -33,7 +33,7 @@ def test_permutation_and_padding_move_scores_and_nothing_else(lists, candidates,
     for name in ("scores", "probabilities"):
         padding = -1e9 if name == "scores" else 0.0
         expected = np.pad(plain[name].numpy(), [[0, 0], [0, extra]], constant_values=padding)[:, order]
-        np.testing.assert_allclose(moved[name], expected, atol=1e-5)
+        np.testing.assert_allclose(moved[name], expected, rtol=1e-5, atol=1e-5)
 
 
 def _shared_model(cache: list[PSAD] = []) -> PSAD:  # noqa: B006
@@ -63,10 +63,12 @@ def test_scores_depend_on_the_other_candidates_only_with_list_context(model):
     other["candidate_dense"] = tf.tensor_scatter_nd_add(batch["candidate_dense"], [[0, 5, 0]], [3.0])
     assert np.abs(model(batch)["scores"] - model(other)["scores"])[0, :5].max() > 1e-5
     plain_config = tiny.config()
-    student = StudentConfig(hidden_dims=(8,), list_context=False)
-    plain = tiny.model(
-        dataclasses.replace(plain_config, model=dataclasses.replace(plain_config.model, student=student))
+    alone = dataclasses.replace(
+        plain_config.model,
+        student=StudentConfig(hidden_dims=(8,), list_context=False),
+        user_profile=dataclasses.replace(plain_config.model.user_profile, relative_features=False),
     )
+    plain = tiny.model(dataclasses.replace(plain_config, model=alone))
     np.testing.assert_array_equal(plain(batch)["scores"][0, :5], plain(other)["scores"][0, :5])
 
 
@@ -75,7 +77,15 @@ def parameters(model: PSAD) -> int:
 
 
 @pytest.mark.parametrize(
-    "part", ["personalized_gates", "personalized_positions", "target_attention", "cross"]
+    "part",
+    [
+        "personalized_gates",
+        "personalized_positions",
+        "target_attention",
+        "cross",
+        "history_match",
+        "relative_features",
+    ],
 )
 def test_each_part_of_the_profile_network_can_be_switched_off_alone(part, model):
     settings_ = tiny.config()

@@ -1,0 +1,32 @@
+"""What a candidate's numbers are in its list: standardized among the candidates, in one pass."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+_SMALLEST_VARIANCE = 0.01
+
+
+def standardized_in_list(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Each value's distance from its list's mean, in standard deviations of the list.
+
+    r_i = (x_i - mean_j x_j) / sqrt(variance_j x_j + 0.01), over the candidates where `mask` is true; a
+    value that all candidates share gives 0. Linear in the length of the list.
+
+    Args:
+        values: float [batch, n, features], of about unit scale over all lists.
+        mask: bool [batch, n], false at padding.
+
+    Returns:
+        Of the type and shape of `values`, 0 at padding.
+
+    >>> values = tf.constant([[[1.0], [3.0], [99.0]]])
+    >>> relative = standardized_in_list(values, tf.constant([[True, True, False]]))
+    >>> [round(float(each), 3) for each in relative[0, :, 0]]
+    [-0.995, 0.995, 0.0]
+    """
+    present = tf.cast(mask, values.dtype)[..., tf.newaxis]
+    count = tf.maximum(tf.reduce_sum(present, 1, keepdims=True), 1.0)
+    centred = (values - tf.reduce_sum(values * present, 1, keepdims=True) / count) * present
+    variance = tf.reduce_sum(tf.square(centred), 1, keepdims=True) / count
+    return centred * tf.math.rsqrt(variance + _SMALLEST_VARIANCE)
