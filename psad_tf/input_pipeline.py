@@ -37,6 +37,7 @@ PADDING_ID = 0
 UNKNOWN_ID = 1
 LARGEST_STANDARDIZED = 10.0
 _PARSE_BATCH = 256
+_FILES_AT_ONCE = 8  # when training; fixed, since the order of the lists follows from it
 
 
 # --- parsing -------------------------------------------------------------------------------------
@@ -310,10 +311,21 @@ def list_files(lists_dir: str | os.PathLike[str], split: str) -> list[str]:
     return paths
 
 
-def read_serialized(lists_dir: str | os.PathLike[str], split: str) -> tf.data.Dataset:
-    """Serialized lists of a split, string scalars, in the order of the files."""
+def read_serialized(lists_dir: str | os.PathLike[str], split: str, files_at_once: int = 1) -> tf.data.Dataset:
+    """Serialized lists of a split, string scalars, in an order that is the same on every machine.
+
+    Args:
+        lists_dir: A folder that `psad preprocess` wrote.
+        split: `train`, `valid` or `test`.
+        files_at_once: Files read in parallel, one list of each in turn; 1 gives the order of the files.
+    """
     paths = list_files(lists_dir, split)
-    return tf.data.TFRecordDataset(paths, compression_type="GZIP", num_parallel_reads=None)
+    return tf.data.Dataset.from_tensor_slices(paths).interleave(
+        lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP"),
+        cycle_length=min(files_at_once, len(paths)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
 
 
 def check_lists(lists_dir: str | os.PathLike[str], declaration: FeatureDeclaration) -> None:
@@ -381,10 +393,14 @@ def decoded_lists(
     split: str,
     encoder: FeatureEncoder,
     list_size: int | None,
+    files_at_once: int = 1,
 ) -> tf.data.Dataset:
-    """One encoded list an element, in file order (N is `list_size`, or the list's own length)."""
+    """One encoded list an element (N is `list_size`, or the list's own length).
+
+    The order is that of `read_serialized`.
+    """
     parse = functools.partial(parse_lists, declaration=encoder.declaration, list_size=list_size)
-    dataset = read_serialized(lists_dir, split).batch(_PARSE_BATCH)
+    dataset = read_serialized(lists_dir, split, files_at_once).batch(_PARSE_BATCH)
     dataset = dataset.map(
         lambda serialized: encoder(parse(serialized)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     ).unbatch()
@@ -423,7 +439,13 @@ class ListDataset:
         self.count = int(load_manifest(lists_dir)["lists"].get(split, 0))
         if not self.count:
             raise InputError(f"{os.fspath(lists_dir)}: the split {split!r} has no lists")
-        lists = decoded_lists(lists_dir, split, encoder, sizes[0] if len(sizes) == 1 else None)
+        lists = decoded_lists(
+            lists_dir,
+            split,
+            encoder,
+            sizes[0] if len(sizes) == 1 else None,
+            _FILES_AT_ONCE if split == "train" else 1,
+        )
         self._lists = lists.cache() if config.cache else lists
         self._bytes = 4 * sum(
             math.prod(size or max(sizes) for size in spec.shape) for spec in lists.element_spec.values()

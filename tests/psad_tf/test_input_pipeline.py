@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import itertools
 import json
 import math
 import shutil
@@ -24,6 +25,7 @@ from psad_tf.input_pipeline import (
     load_encoder,
     load_manifest,
     parse_lists,
+    read_serialized,
 )
 
 DECLARATION = FeatureDeclaration(
@@ -114,6 +116,19 @@ def test_training_order_depends_on_seed_and_epoch_alone(lists_dir):
     assert first != request_order(dataset.training_batches(1, 1))
     assert first != request_order(dataset.training_batches(2, 0))
     assert len(first) == dataset.steps_per_epoch
+
+
+def test_files_read_in_parallel_give_a_list_of_each_in_turn(lists_dir):
+    one_by_one = [
+        list(tf.data.TFRecordDataset(path, "GZIP").as_numpy_iterator())
+        for path in list_files(lists_dir, "train")
+    ]
+    assert len(one_by_one) > 1
+    in_turn = [record for row in itertools.zip_longest(*one_by_one) for record in row if record is not None]
+    for _ in range(2):
+        assert list(read_serialized(lists_dir, "train", 8).as_numpy_iterator()) == in_turn
+    in_order = [record for records in one_by_one for record in records]
+    assert list(read_serialized(lists_dir, "train").as_numpy_iterator()) == in_order
 
 
 def test_every_list_is_evaluated_once(lists_dir):
