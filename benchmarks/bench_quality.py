@@ -126,9 +126,11 @@ def search(data: str, names: Sequence[str], runner: Any) -> None:
                 quality = runner.lambdamart(trial, test=False)["valid"]["model"]
             elif name == PSAD:
                 base = psad_config(PSAD_CONFIGS[data], runner.list_size)
-                quality = runner.psad(trial.config(base), test=False)["valid"]["student"]
+                quality = runner.psad(trial.config(base, runner.training_lists), test=False)["valid"][
+                    "student"
+                ]
             else:
-                config = trial.config(baseline_base(runner.list_size))
+                config = trial.config(baseline_base(runner.list_size), runner.training_lists)
                 quality = runner.neural(name, config, test=False)["valid"]["model"]
             trials.append({"settings": dataclasses.asdict(trial), "valid ndcg@10": quality})
             print(f"{data} {name}: validation NDCG@10 {quality:.4f} with {trial}", flush=True)
@@ -155,7 +157,7 @@ def record_of(data: str, name: str, seed: int, runner: Any) -> dict[str, Any]:
         if name == LAMBDAMART:
             record = runner.lambdamart(dataclasses.replace(LambdaMARTConfig(**settings), seed=seed))
         else:
-            config = Trial(**settings).config(baseline_base(runner.list_size))
+            config = Trial(**settings).config(baseline_base(runner.list_size), runner.training_lists)
             record = runner.neural(name, dataclasses.replace(config, seed=seed))
     else:
         record, part = runner.psad(psad_config_of(data, name, seed, runner)), name.split("_")[0]
@@ -171,7 +173,7 @@ def psad_config_of(data: str, name: str, seed: int, runner: Any) -> Any:
 
     config = psad_config(PSAD_CONFIGS[data], runner.list_size)
     if not os.path.isfile(PSAD_CONFIGS[data]):
-        config = Trial(**_chosen(data, PSAD, runner)).config(config)
+        config = Trial(**_chosen(data, PSAD, runner)).config(config, runner.training_lists)
     block_size = STUDENTS_BLOCK if name == "student" else int(name.removeprefix("teacher_k"))
     return dataclasses.replace(with_block_size(config, block_size), seed=seed)
 
