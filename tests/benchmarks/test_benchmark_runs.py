@@ -47,7 +47,9 @@ def test_records_of_every_kind_have_the_same_test_lists_and_a_whole_run_is_not_t
 
 
 def test_a_search_does_not_look_at_the_test_lists(runner):
-    record = runner.neural("pointwise", SEARCH[0].config(small(baseline_base(8)), runner.training_lists), test=False)
+    record = runner.neural(
+        "pointwise", SEARCH[0].config(small(baseline_base(8)), runner.training_lists), test=False
+    )
     assert set(record["valid"]) == {"model"} and not {"metrics", "per_list"} & set(record)
 
 
