@@ -54,6 +54,14 @@ def test_distillation_of_a_hand_computed_case():
     )
 
 
+def test_distillation_sharpens_the_teacher_by_the_temperature():
+    relevance, mask = tf.constant([[np.log(3.0), 0.0]], tf.float32), tf.ones([1, 2], tf.bool)
+    expected = 0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5)  # softmax(2 log 3, 0) = (9, 1) / 10
+    assert float(losses.distillation_loss(tf.zeros([1, 2]), relevance, mask, 0.5)) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
 def test_pairwise_order_loss_of_a_hand_computed_case():
     scores, relevance = tf.constant([[1.0, 3.0]]), tf.constant([[2.0, 0.0]])
     loss = losses.pairwise_order_loss(scores, relevance, tf.ones([1, 2], tf.bool))
