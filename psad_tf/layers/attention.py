@@ -178,7 +178,7 @@ class DecoderLayer(tf.keras.layers.Layer):
         Args:
             inputs: [batch, s, d], the slots to compute.
             past: Keys and values of the p slots before them, or None for the first.
-            self_mask: bool [s, p + s], which slots each may attend to.
+            self_mask: bool [batch, s, p + s], which slots each may attend to.
             memory: Keys and values of the encoded candidates, from `cross_attention.project`.
             memory_mask: bool [batch, n].
             seed: int32 [2], turns dropout on.
@@ -190,7 +190,7 @@ class DecoderLayer(tf.keras.layers.Layer):
         cache = self.self_attention.project(normed)
         if past is not None:
             cache = KeyValue(tf.concat([past.keys, cache.keys], 2), tf.concat([past.values, cache.values], 2))
-        attended = self.self_attention(normed, cache, self_mask[tf.newaxis, tf.newaxis])
+        attended = self.self_attention(normed, cache, self_mask[:, tf.newaxis])
         inputs = inputs + self.self_drop(attended, seed=seed)
         crossed = self.cross_attention(
             self.cross_norm(inputs), memory, memory_mask[:, tf.newaxis, tf.newaxis, :]

@@ -35,6 +35,10 @@ class Memory(NamedTuple):
     start: tf.Tensor
     mask: tf.Tensor
 
+    def filled(self, slots: int) -> tf.Tensor:
+        """Which of the first `slots` slots a list is long enough to fill, bool [batch, slots]."""
+        return tf.range(slots) < tf.reduce_sum(tf.cast(self.mask, tf.int32), -1, keepdims=True)
+
 
 class Teacher(tf.keras.layers.Layer):
     """Encoder over the candidates, block-causal decoder over the slots, pointer over the candidates.
@@ -42,7 +46,7 @@ class Teacher(tf.keras.layers.Layer):
     Encoder: m = Transformer(c_i + pos(rank_i)), a set function.
     Decoder input at slot l: pos_l + W m[candidate at slot l - K], or the start embedding in the first
     block; so a slot knows the items of all earlier blocks and, of its own block, only the other slots'
-    queries. Self-attention is block-causal.
+    queries. Self-attention is block-causal, and blind to slots past the end of a shorter list.
     Pointer: logit[l, i] = q_l . k_i / sqrt(d) + b_i over the candidates unchosen when the block began.
 
     K = 1 is the autoregressive decoder, K = L the one-shot pointer; the code is the same.
@@ -125,7 +129,8 @@ class Teacher(tf.keras.layers.Layer):
         """
         slots = order.shape[1]
         inputs = self._inputs(memory, 0, slots, order[:, : slots - block_size], block_size)
-        states, _ = self._run(inputs, None, block_causal_mask(slots, block_size), memory, seed)
+        seen = block_causal_mask(slots, block_size) & memory.filled(slots)[:, tf.newaxis]
+        states, _ = self._run(inputs, None, seen, memory, seed)
         return self._point(states, memory)
 
     def generate(
@@ -210,8 +215,8 @@ class _CachedScorer:
         memory, caches = state
         placed = None if previous is None else previous[:, :size]
         inputs = self.teacher._inputs(memory, start, size, placed, size if previous is None else 0)
-        everything = tf.ones([size, start + size], tf.bool)
-        states, caches = self.teacher._run(inputs, caches or None, everything, memory)
+        seen = tf.repeat(memory.filled(start + size)[:, tf.newaxis], size, axis=1)
+        states, caches = self.teacher._run(inputs, caches or None, seen, memory)
         return self.teacher._point(states, memory), (memory, caches)
 
 

@@ -116,8 +116,9 @@ def plain_one_shot(model: PSAD, batch: dict[str, tf.Tensor]) -> tuple[np.ndarray
     for row in range(len(mask)):
         state = memory.start[row].numpy() + memory.positions[row].numpy()
         for layer in teacher.decoder_layers:
-            everything = np.ones([len(state), len(state)], bool)
-            state = plain_layer(layer, state, memory.items[row].numpy(), mask[row], everything)
+            filled = np.arange(len(state)) < mask[row].sum()
+            seen = np.broadcast_to(filled, [len(state), len(state)])
+            state = plain_layer(layer, state, memory.items[row].numpy(), mask[row], seen)
         logits = pointed(model, memory, row, norm(teacher.decoder_norm, state))
         distributions.append(softmax(np.where(mask[row], logits, -np.inf)))
         order = np.full(len(state), -1)
@@ -195,6 +196,29 @@ def test_more_padding_changes_nothing(model, strategy):
     np.testing.assert_array_equal(plain.order, more.order)
     np.testing.assert_allclose(plain.scores, more.scores[:, :8], atol=1e-5)
     assert (more.scores.numpy()[:, 8:] < 0).all()
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "assignment", "beam"])
+def test_padding_that_gives_a_short_list_more_slots_changes_nothing(model, strategy):
+    batch = tiny.batch(4, 5, shortest=1, seed=8)  # fewer candidates than the model has slots
+    assert model.config.model.teacher.slots > 5
+    plain = model.generate(batch, strategy=strategy, beam_width=3)
+    more = model.generate(tiny.padded(batch, 3), strategy=strategy, beam_width=3)
+    np.testing.assert_array_equal(more.order[:, :5], plain.order)
+    assert (more.order.numpy()[:, 5:] == -1).all()
+    filled = plain.order.numpy() >= 0
+    np.testing.assert_allclose(
+        more.probabilities.numpy()[:, :5, :5][filled], plain.probabilities.numpy()[filled], atol=1e-5
+    )
+
+
+def test_padding_that_gives_a_short_list_more_slots_leaves_the_losses_as_they_are(model):
+    batch = tiny.batch(4, 5, shortest=2, seed=9)
+    ties = tf.random.stateless_uniform([4, 5], [1, 2])
+    plain = model.compute_losses(batch, None, ties, tf.constant(1.0))
+    more = model.compute_losses(tiny.padded(batch, 3), None, tf.pad(ties, [[0, 0], [0, 3]]), tf.constant(1.0))
+    for name in ("teacher", "unlikelihood", "student_listwise", "student_pointwise"):
+        np.testing.assert_allclose(more[name], plain[name], rtol=1e-5, err_msg=name)
 
 
 def test_wider_beam_is_at_least_as_likely_as_greedy_and_width_one_is_greedy(model):
