@@ -181,14 +181,16 @@ class DataConfig:
     Args:
         batch_size: Lists a step.
         list_sizes: Padded list sizes, ascending; a list goes to the smallest that holds it.
-        shuffle_buffer_mib: Memory of the shuffle buffer.
-        cache: Keep decoded lists in memory after the first epoch.
+        shuffle_buffer_mib: Memory of the shuffle buffer; a batch at least is held.
+        cache: Keep decoded lists in memory after the first epoch, if they fit in `cache_mib`.
+        cache_mib: Memory for them; larger data sets are read from the files again every epoch.
     """
 
     batch_size: int = 64
     list_sizes: tuple[int, ...] = (20,)
     shuffle_buffer_mib: int = 64
     cache: bool = True
+    cache_mib: int = 2048
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,6 +206,7 @@ class TrainConfig:
             devices; or `multi_worker`, over the workers that the environment's TF_CONFIG names. The
             batch is shared out; the result is that of one worker with the whole batch.
         mixed_precision: Compute in float16 (with loss scaling) or bfloat16, keep weights in float32.
+        largest_loss: A loss above this stops the run as diverged, as one that is no finite number does.
         checkpoint_steps: Steps between checkpoints, besides one at the end of each epoch; 0 for none.
         keep_checkpoints: The last n kept, besides the best.
     """
@@ -219,6 +222,7 @@ class TrainConfig:
     jit_compile: bool = True
     distribution: Literal["none", "mirrored", "multi_worker"] = "none"
     mixed_precision: Literal["float32", "float16", "bfloat16"] = "float32"
+    largest_loss: float = 1e6
     checkpoint_steps: int = 0
     keep_checkpoints: int = 2
 
@@ -280,9 +284,11 @@ def _check(config: TrainConfig) -> None:
         ("optimizer.clip_norm", config.optimizer.clip_norm, 1e-6, 1e12),
         ("data.batch_size", config.data.batch_size, 1, 1_000_000),
         ("data.shuffle_buffer_mib", config.data.shuffle_buffer_mib, 1, 1_000_000),
+        ("data.cache_mib", config.data.cache_mib, 0, 1_000_000_000),
         ("epochs", config.epochs, 1, 1_000_000),
         ("patience", config.patience, 0, 1_000_000),
         ("seed", config.seed, 0, 2**31 - 1),
+        ("largest_loss", config.largest_loss, 1e-3, 1e30),
         ("checkpoint_steps", config.checkpoint_steps, 0, 1e12),
         ("keep_checkpoints", config.keep_checkpoints, 1, 10_000),
     )

@@ -37,6 +37,8 @@ PADDING_ID = 0
 UNKNOWN_ID = 1
 LARGEST_STANDARDIZED = 10.0
 _PARSE_BATCH = 256
+_BATCHES_AHEAD = 2
+_CORES = os.cpu_count() or 1
 _FILES_AT_ONCE = 8  # when training; fixed, since the order of the lists follows from it
 
 
@@ -320,10 +322,11 @@ def read_serialized(lists_dir: str | os.PathLike[str], split: str, files_at_once
         files_at_once: Files read in parallel, one list of each in turn; 1 gives the order of the files.
     """
     paths = list_files(lists_dir, split)
+    at_once = min(files_at_once, len(paths))
     return tf.data.Dataset.from_tensor_slices(paths).interleave(
         lambda path: tf.data.TFRecordDataset(path, compression_type="GZIP"),
-        cycle_length=min(files_at_once, len(paths)),
-        num_parallel_calls=tf.data.AUTOTUNE,
+        cycle_length=at_once,
+        num_parallel_calls=at_once,
         deterministic=True,
     )
 
@@ -385,7 +388,8 @@ def _guarded(dataset: tf.data.Dataset, where: str) -> Any:
 def explain(error: tf.errors.OpError) -> str:
     """The one line of a TensorFlow error that says what is wrong."""
     lines = [line.strip() for line in error.message.splitlines() if line.strip()]
-    return lines[0].replace("{{function_node", "").strip()[:300] if lines else type(error).__name__
+    said = next((line for line in lines if line != "Graph execution error:"), type(error).__name__)
+    return said.rpartition("}}")[2].strip()[:300]
 
 
 def decoded_lists(
@@ -402,9 +406,16 @@ def decoded_lists(
     parse = functools.partial(parse_lists, declaration=encoder.declaration, list_size=list_size)
     dataset = read_serialized(lists_dir, split, files_at_once).batch(_PARSE_BATCH)
     dataset = dataset.map(
-        lambda serialized: encoder(parse(serialized)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        lambda serialized: encoder(parse(serialized)), num_parallel_calls=_CORES, deterministic=True
     ).unbatch()
     return dataset if list_size is not None else dataset.map(_cut_padding)
+
+
+def _options() -> tf.data.Options:
+    """Without autotuning: its thread can hold up the end of an epoch for seconds."""
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return options
 
 
 def _cut_padding(encoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -428,6 +439,12 @@ class ListDataset:
         split: `train`, `valid` or `test`.
         encoder: Of the same folder.
         config: Batch size, padded sizes, shuffle buffer, cache.
+
+    Attributes:
+        count: Lists in the split.
+        list_bytes: Memory of a decoded list, at most.
+        shuffle_buffer: Lists in the shuffle buffer.
+        cached: Whether decoded lists are kept in memory.
     """
 
     def __init__(
@@ -446,26 +463,32 @@ class ListDataset:
             sizes[0] if len(sizes) == 1 else None,
             _FILES_AT_ONCE if split == "train" else 1,
         )
-        self._lists = lists.cache() if config.cache else lists
-        self._bytes = 4 * sum(
-            math.prod(size or max(sizes) for size in spec.shape) for spec in lists.element_spec.values()
+        # Of several sizes a list keeps its own length until it is batched.
+        longest = sizes[0] if len(sizes) == 1 else encoder.declaration.max_candidates
+        self.list_bytes = sum(
+            spec.dtype.size * math.prod(size or longest for size in spec.shape)
+            for spec in lists.element_spec.values()
         )
+        self.cached = config.cache and self.count * self.list_bytes <= config.cache_mib * 2**20
+        self._lists = lists.cache() if self.cached else lists
+        buffer = max(config.batch_size, config.shuffle_buffer_mib * 2**20 // self.list_bytes)
+        self.shuffle_buffer = min(buffer, self.count)
 
     def training_batches(self, seed: int, epoch: int) -> tf.data.Dataset:
         """Shuffled whole batches of one epoch; the order is a function of `seed` and `epoch`."""
-        buffer = max(self.config.batch_size, self.config.shuffle_buffer_mib * 2**20 // self._bytes)
         lists = self._lists.shuffle(
-            min(buffer, self.count), seed=seed * 1_000_003 + epoch, reshuffle_each_iteration=False
+            self.shuffle_buffer, seed=seed * 1_000_003 + epoch, reshuffle_each_iteration=False
         )
-        batches = self._batched(lists, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-        options = tf.data.Options()
+        batches = self._batched(lists, drop_remainder=True).prefetch(_BATCHES_AHEAD)
+        options = _options()
         # Workers take their parts of every batch, not files of their own: the same batches for any number.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
         return batches.with_options(options)
 
     def batches(self) -> tf.data.Dataset:
         """All lists in file order; a last batch may be smaller."""
-        return self._batched(self._lists, drop_remainder=False).prefetch(tf.data.AUTOTUNE)
+        batches = self._batched(self._lists, drop_remainder=False).prefetch(_BATCHES_AHEAD)
+        return batches.with_options(_options())
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:

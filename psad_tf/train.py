@@ -17,11 +17,12 @@ import numpy as np
 import tensorflow as tf
 
 from psad_tf.config import TrainConfig
-from psad_tf.distribution import WorkerLostError, is_chief, make_strategy
+from psad_tf.distribution import WorkerLostError, check_same_start, is_chief, make_strategy
+from psad_tf.epoch_sums import EpochSums
 from psad_tf.errors import InputError
 from psad_tf.evaluate import Evaluator
 from psad_tf.features import FeatureDeclaration, load_json
-from psad_tf.files import replaced_directory, replaced_file
+from psad_tf.files import check_replaceable, replaced_directory, replaced_file
 from psad_tf.input_pipeline import (
     FeatureEncoder,
     ListDataset,
@@ -33,13 +34,20 @@ from psad_tf.input_pipeline import (
 )
 from psad_tf.models.psad import PSAD
 from psad_tf.optimizer import make_optimizer
+from psad_tf.placement import check_placement
 from psad_tf.runs import empty_batch
 
 SELECTION_METRIC = "ndcg@10"
+_RUN_FILES = frozenset(
+    (
+        *("config.json", "features.json", "vocabularies", "statistics.json", "lists_manifest.json"),
+        *("best", "checkpoints", "metrics.json", "history.json", "logs", "tutor", "diverged_batch.npz"),
+    )
+)
 
 
 class TrainingDiverged(InputError):
-    """The loss is not a finite number any more."""
+    """The loss or its gradient is not a finite number any more, or the loss is above `largest_loss`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +98,7 @@ def train(
     Raises:
         InputError: The lists do not fit the declaration or are damaged; the run exists already; the
             unfinished run has another configuration.
-        TrainingDiverged: The loss became NaN or infinite.
+        TrainingDiverged: The loss or its gradient became NaN or infinite, or the loss too large.
     """
     run_dir = os.fspath(run_dir)
     manifest = load_manifest(lists_dir)
@@ -121,12 +129,16 @@ def train(
             if config.distillation.enabled and config.distillation.mode == "offline":
                 tutor = _train_tutor(encoder, config, training, validation, work_dir, verbose)
             model = build_model(encoder, config, tutor)
+            device = check_placement(model.trainable_variables)
+            if verbose and chief:
+                print(f"Training on {device}, {strategy.num_replicas_in_sync} replicas", flush=True)
             trainer = _Trainer(model, config, training, validation, work_dir, verbose and chief)
             trainer.restore(os.path.join(partial, "checkpoints") if resume else "")
+            check_same_start(strategy, model.step)
             best = trainer.run()
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
         raise WorkerLostError(
-            f"another worker is gone ({explain(error)}); start every worker again with --resume"
+            f"another worker is gone ({type(error).__name__}); start every worker again with --resume"
         ) from None
     except tf.errors.ResourceExhaustedError as error:
         raise InputError(f"{partial}: the disk or memory is full ({error.message[:150]})") from None
@@ -205,6 +217,7 @@ class _Trainer:
         self.batch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best = tf.Variable(-1.0, dtype=tf.float64, trainable=False)
         self.best_epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.sums = EpochSums()
         progress = tf.train.Checkpoint(
             model=model,
             optimizer=model.optimizer,
@@ -212,6 +225,7 @@ class _Trainer:
             batch=self.batch,
             best=self.best,
             best_epoch=self.best_epoch,
+            sums=self.sums,
         )
         self.checkpoints = tf.train.CheckpointManager(
             progress, os.path.join(work_dir, "checkpoints"), max_to_keep=config.keep_checkpoints
@@ -260,10 +274,9 @@ class _Trainer:
                 f"{self.training.count} training lists"
             )
         watch = _StepCallback(self)
-        fitted = None
         if skip < steps:
             bar = 0 if not self.verbose else (1 if sys.stdout.isatty() else 2)
-            fitted = self.model.fit(
+            self.model.fit(
                 batches,
                 # Said, not found out: a step that starts on a batch that is not there would count itself.
                 steps_per_epoch=steps - skip,
@@ -272,12 +285,18 @@ class _Trainer:
                 verbose=bar,
                 callbacks=[watch],
             )
-        losses = {} if fitted is None else {key: float(v[-1]) for key, v in fitted.history.items()}
+        losses = self.sums.means()
         evaluated = self.evaluator.run()
         evaluation, agreement = evaluated.means(), float(np.nanmean(evaluated.agreement))
         quality = evaluation[self.selects][SELECTION_METRIC]
+        if not np.isfinite(quality):
+            raise InputError(
+                f"validation {SELECTION_METRIC} of the {self.selects} is {quality}: no list of the split "
+                "'valid' has a relevant candidate, so no epoch can be chosen"
+            )
         self.epoch.assign(epoch + 1)
         self.batch.assign(0)
+        self.sums.clear()
         if quality > float(self.best.numpy()):
             self.best.assign(quality)
             self.best_epoch.assign(epoch + 1)
@@ -320,14 +339,16 @@ class _Trainer:
         for batch in batches.skip(int(self.batch.numpy()) - 1).take(1):
             np.savez_compressed(path, **{key: value.numpy() for key, value in batch.items()})
         listed = ", ".join(f"{key} {value:g}" for key, value in terms.items())
+        good = self.checkpoints.latest_checkpoint
+        kept = f"the last good checkpoint is {good}" if good else "no checkpoint was due before"
         return TrainingDiverged(
-            f"training diverged at step {step}: {listed}; the batch is in {path}, the last good "
-            f"checkpoint in {self.checkpoints.directory}; lower optimizer.learning_rate or clip_norm"
+            f"training diverged at step {step}: {listed}; the batch is in {path}, {kept}; lower "
+            "optimizer.learning_rate or optimizer.clip_norm"
         )
 
 
 class _StepCallback(tf.keras.callbacks.Callback):
-    """After each step: stop on a loss that is no number, count the batch, write checkpoints."""
+    """After each step: stop on a loss that diverges, count the batch, write checkpoints."""
 
     def __init__(self, trainer: _Trainer) -> None:
         super().__init__()
@@ -337,11 +358,19 @@ class _StepCallback(tf.keras.callbacks.Callback):
         trainer = self.trainer
         trainer.batch.assign_add(1)
         terms = dict(logs or {})
-        if not np.isfinite(terms.get("loss", 0.0)):
+        if self._diverged(terms):
             raise trainer.diverged(int(trainer.model.step.numpy()), terms)
+        trainer.sums.add(terms)
         every = trainer.config.checkpoint_steps
         if every and int(trainer.model.step.numpy()) % every == 0:
             trainer.checkpoints.save(checkpoint_number=int(trainer.model.step.numpy()))
+
+    def _diverged(self, terms: Mapping[str, float]) -> bool:
+        config = self.trainer.config
+        if not terms["loss"] <= config.largest_loss:
+            return True
+        # Loss scaling leaves out the steps whose float16 gradient overflows.
+        return config.mixed_precision != "float16" and not np.isfinite(terms["gradient_norm"])
 
 
 def _prepare(
@@ -356,6 +385,7 @@ def _prepare(
     """Makes or reopens `<run_dir>.partial` with everything but weights in it."""
     if os.path.exists(run_dir) and not overwrite:
         raise InputError(f"{run_dir}: exists already; choose another folder or add --overwrite")
+    check_replaceable(run_dir, _RUN_FILES)
     if os.path.exists(work_dir):
         if resume:
             previous = load_json(os.path.join(work_dir, "config.json"))
@@ -366,6 +396,7 @@ def _prepare(
             raise InputError(
                 f"{work_dir}: an unfinished run; add --resume to go on or --overwrite to drop it"
             )
+        check_replaceable(work_dir, _RUN_FILES)
         shutil.rmtree(work_dir)
     elif resume:
         raise InputError(f"{work_dir}: no unfinished run to resume")

@@ -197,7 +197,8 @@ class PSAD(tf.keras.Model):
             data: Encoded tensors with `labels` and `negatives`.
 
         Returns:
-            The loss, its terms and b(t).
+            The loss, its terms, b(t), and the gradient's global norm before it is clipped (over replicas,
+            the sum of their norms).
         """
         step = tf.cast(self.step, tf.int32)
         seed = tf.stack([tf.constant(self.config.seed, tf.int32), step])
@@ -219,10 +220,12 @@ class PSAD(tf.keras.Model):
         if hasattr(self.optimizer, "get_unscaled_gradients"):
             gradients = self.optimizer.get_unscaled_gradients(gradients)
         pairs = [(g, v) for g, v in zip(gradients, variables, strict=True) if g is not None]
+        norm = tf.linalg.global_norm([gradient for gradient, _ in pairs])
         self.optimizer.apply_gradients(pairs)
         self.step.assign_add(1)
         # Keras sums these over replicas; the terms are parts of a mean, the weight is not.
-        return {**terms, "distillation_weight": weight / tf.distribute.get_strategy().num_replicas_in_sync}
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        return {**terms, "distillation_weight": weight / replicas, "gradient_norm": norm}
 
 
 def _densified(

@@ -155,6 +155,25 @@ def copied(lists_dir, tmp_path):
     return shutil.copytree(lists_dir, tmp_path / "lists")
 
 
+def test_the_shuffle_buffer_and_the_cache_are_bounded_in_bytes(copied):
+    encoder = load_encoder(copied)
+
+    def dataset(*sizes: int) -> ListDataset:
+        config = DataConfig(batch_size=2, list_sizes=sizes, shuffle_buffer_mib=1, cache_mib=1)
+        return ListDataset(copied, "train", encoder, config)
+
+    small = dataset(8)
+    decoded = next(iter(small.batches().unbatch()))
+    assert small.list_bytes == sum(value.numpy().nbytes for value in decoded.values())
+    assert small.shuffle_buffer == small.count and small.cached
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["lists"]["train"] = 10**9
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    for large in (dataset(8), dataset(4, 8)):
+        assert 2 < large.shuffle_buffer and large.shuffle_buffer * large.list_bytes <= 2**20
+        assert not large.cached
+
+
 def test_a_truncated_file_is_refused_by_name(copied):
     path = next((copied / "train").glob("*.gz"))
     path.write_bytes(path.read_bytes()[:-100])
