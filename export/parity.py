@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -82,8 +83,13 @@ def check_parity(
         tolerance: Largest difference that passes; float16 weights need about 1e-3.
 
     Raises:
-        InputError: A folder is not what it should be, or there are no lists.
+        InputError: A folder is not what it should be, there are no lists, or `n` or `tolerance` is
+            impossible.
     """
+    if n < 1:
+        raise InputError(f"n: must be at least 1, got {n}")
+    if not 0.0 <= tolerance < math.inf:
+        raise InputError(f"tolerance: must be a number of 0 or more, got {tolerance}")
     model_dir = os.fspath(model_dir)
     encoder, reranker, _ = load_reranker(run_dir)
     lists = list(read_serialized(lists_dir, split).take(n).as_numpy_iterator())
@@ -91,7 +97,7 @@ def check_parity(
         raise InputError(f"{os.fspath(lists_dir)}: the split {split!r} has no lists")
     if not os.path.isfile(os.path.join(model_dir, "saved_model.pb")):
         raise InputError(f"{model_dir}: is not a SavedModel (it has no saved_model.pb)")
-    loaded = tf.saved_model.load(model_dir)  # its tables live as long as it does
+    loaded = _load(model_dir)  # its tables live as long as it does
     declaration = encoder.declaration
 
     @tf.function(autograph=False, reduce_retracing=True)
@@ -132,6 +138,19 @@ def check_parity(
         bytes=folder_bytes(model_dir),
         tolerance=tolerance,
     )
+
+
+def _load(model_dir: str) -> Any:
+    try:
+        loaded = tf.saved_model.load(model_dir)
+    except (OSError, ValueError, IndexError, KeyError, tf.errors.OpError) as error:
+        raise InputError(
+            f"{model_dir}: is damaged and cannot be loaded ({str(error).splitlines()[0][:150]})"
+        ) from None
+    missing = {SERVING_DEFAULT, RERANK_EXAMPLES, RERANK_MASKED} - set(loaded.signatures)
+    if missing:
+        raise InputError(f"{model_dir}: is not an exported reranker (it has no signature {min(missing)!r})")
+    return loaded
 
 
 def _mean(parts: list[np.ndarray]) -> float:

@@ -63,6 +63,8 @@ def write_report(
     config = load_json(os.path.join(folder, "config.json"))
     if not isinstance(history, list) or not history:
         raise InputError(f"{os.path.join(folder, 'history.json')}: has no epochs")
+    if not isinstance(metrics, dict) or not {"best_epoch", "valid"} <= metrics.keys():
+        raise InputError(f"{os.path.join(folder, 'metrics.json')}: has no best epoch and its metrics")
     best = int(metrics["best_epoch"])
     parts = [
         f"<h1>PSAD run {html.escape(os.path.basename(os.path.normpath(folder)))}</h1>",

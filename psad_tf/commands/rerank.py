@@ -33,13 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Writes one JSON ranking a line to standard output; 1 when a request got no answer."""
     import json
+    import re
     import sys
 
+    from psad_tf.errors import InputError
     from psad_tf.serving.client import RerankClient
     from psad_tf.serving.connection import ModelChoice, Tls
     from psad_tf.serving.policy import CallPolicy, RerankError
     from psad_tf.serving.requests import RerankRequest, with_attributes
 
+    if not re.fullmatch(r".+:[0-9]{1,5}", arguments.server):
+        raise InputError(f"--server: must be host:port, got {arguments.server!r}")
+    if arguments.top is not None and arguments.top < 1:
+        raise InputError(f"--top: must be at least 1, got {arguments.top}")
     users, items = _table(arguments.users, "user_id"), _table(arguments.items, "item_id")
     histories = _histories(arguments.interactions)
     tls = None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 
 import pytest
 
@@ -49,6 +50,30 @@ def test_a_folder_without_lists_is_named(
 ) -> None:
     with pytest.raises(InputError, match="no such folder of lists"):
         check_parity(tiny_run, exported, tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n": 0}, {"n": -3}, {"tolerance": -1e-5}, {"tolerance": float("nan")}], ids=str
+)
+def test_impossible_numbers_are_refused(
+    tiny_run: pathlib.Path, exported: pathlib.Path, tiny_lists: pathlib.Path, wrong: dict[str, float]
+) -> None:
+    with pytest.raises(InputError, match=next(iter(wrong))):
+        check_parity(tiny_run, exported, tiny_lists, **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.index"])
+def test_a_damaged_export_is_named(
+    tiny_run: pathlib.Path,
+    exported: pathlib.Path,
+    tiny_lists: pathlib.Path,
+    tmp_path: pathlib.Path,
+    name: str,
+) -> None:
+    copy = pathlib.Path(shutil.copytree(exported, tmp_path / "1"))
+    (copy / name).write_bytes((copy / name).read_bytes()[:20])
+    with pytest.raises(InputError, match=f"{copy}: is damaged"):
+        check_parity(tiny_run, copy, tiny_lists)
 
 
 def test_the_export_command_says_what_it_made(

@@ -158,3 +158,12 @@ def test_a_folder_of_something_else_is_not_replaced(capsys, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "'thesis.tex'" in fails(capsys, "simulate", "--output_dir", str(tmp_path), "--lists", "20")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "option", [("--server", ""), ("--server", "localhost"), ("--top", "0"), ("--top", "-1")]
+)
+def test_rerank_refuses_what_it_cannot_ask(capsys, tmp_path, option):
+    (tmp_path / "lists.jsonl").write_text("")
+    options = {"--server": "localhost:1", "--input": str(tmp_path / "lists.jsonl"), **dict([option])}
+    assert option[0] in fails(capsys, "rerank", *(text for pair in options.items() for text in pair))
