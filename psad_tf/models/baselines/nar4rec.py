@@ -99,7 +99,7 @@ class NAR4Rec(Baseline):
             items = layer(items, mask, seed=seed)
         items = self.candidate_norm(items)
         states = tf.repeat(self.slot_embeddings[tf.newaxis, :slots], tf.shape(mask)[0], axis=0)
-        everything = tf.ones([slots, slots], tf.bool)
+        everything = tf.ones([1, slots, slots], tf.bool)
         for slot_layer in self.slot_layers:
             memory = slot_layer.cross_attention.project(items)
             states, _ = slot_layer(states, None, everything, memory, mask, seed=seed)
