@@ -199,8 +199,7 @@ class TrainConfig:
 
     Args:
         epochs: At most this many.
-        patience: Epochs without a better validation NDCG@10 (the mean of student's and teacher's) before
-            stopping; 0 never stops.
+        patience: Epochs without a better validation NDCG@10 before stopping; 0 never stops.
         seed: Of weights, shuffling and dropout.
         jit_compile: Compile the train step with XLA.
         distribution: `none`; `mirrored`, over this machine's GPUs or, without any, two logical CPU

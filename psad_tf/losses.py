@@ -77,26 +77,18 @@ def slot_availability(order: tf.Tensor, mask: tf.Tensor, block_size: int) -> tf.
     return mask[:, tf.newaxis] & (tf.gather(taken, block_start, axis=1) < 0.5)
 
 
-def slot_targets(
-    labels: tf.Tensor, available: tf.Tensor, order: tf.Tensor, or_better: bool = False
-) -> tuple[tf.Tensor, tf.Tensor]:
+def slot_targets(labels: tf.Tensor, available: tf.Tensor, order: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """What each slot should predict, and how much the slot tells.
 
     t[l, i] = 1 / |S_l| for i in S_l, S_l the available candidates whose label is that of the ideal
-    list's candidate at l: equals are interchangeable, so that tie-breaking is not learnt. A slot for which
-    every available candidate will do tells nothing and weighs 0; the others weigh their DCG discount.
-
-    In a block of several slots the better candidates, meant for its earlier slots, are still available.
-    With `or_better` they will do too, and irrelevant ones will not: S_l has the labels of the ideal
-    candidate's or more, and above 0. Otherwise a slot learns to take the candidates that are surest to be
-    no better, which should rather come last. A slot without such candidates weighs 0. With K = 1 nothing
-    changes.
+    list's candidate at l: equals are interchangeable, so that tie-breaking is not learnt. A slot where
+    every available candidate has the same label tells nothing and weighs 0; the others weigh their DCG
+    discount.
 
     Args:
         labels: float32 [batch, n].
         available: bool [batch, L, n], from `slot_availability`.
         order: int32 [batch, L], the ideal list, -1 past its end.
-        or_better: Whether better candidates will do, and irrelevant ones will not.
 
     Returns:
         Targets float32 [batch, L, n], rows summing to 1 (0 past the end), and weights float32 [batch, L].
@@ -108,20 +100,13 @@ def slot_targets(
     [[[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]
     >>> [round(float(each), 4) for each in weights[0]]
     [1.0, 0.6309, 0.0]
-    >>> at_once = slot_availability(order, mask, 3)
-    >>> slot_targets(labels, at_once, order)[0].numpy()[0, 2].tolist()
-    [0.0, 0.0, 1.0]
-    >>> slot_targets(labels, at_once, order, or_better=True)[0].numpy()[0, 2].tolist()
-    [0.5, 0.5, 0.0]
     """
     filled = order >= 0
     grades = tf.gather(labels, tf.maximum(order, 0), batch_dims=1)  # [batch, L]
-    labels, grades = labels[:, tf.newaxis], grades[..., tf.newaxis]
-    suitable = (labels >= grades) & (labels > 0.0) if or_better else labels == grades
-    suitable &= available & filled[..., tf.newaxis]
-    count = tf.reduce_sum(tf.cast(suitable, tf.float32), -1)
-    targets = tf.cast(suitable, tf.float32) / tf.maximum(count, 1.0)[..., tf.newaxis]
-    informative = filled & (count > 0.0) & (count < tf.reduce_sum(tf.cast(available, tf.float32), -1))
+    equals = available & (labels[:, tf.newaxis] == grades[..., tf.newaxis]) & filled[..., tf.newaxis]
+    count = tf.reduce_sum(tf.cast(equals, tf.float32), -1)
+    targets = tf.cast(equals, tf.float32) / tf.maximum(count, 1.0)[..., tf.newaxis]
+    informative = filled & (count < tf.reduce_sum(tf.cast(available, tf.float32), -1))
     return targets, tf.cast(informative, tf.float32) * discount(order.shape[1])
 
 

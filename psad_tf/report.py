@@ -68,8 +68,8 @@ def write_report(
     best = int(metrics["best_epoch"])
     parts = [
         f"<h1>PSAD run {html.escape(os.path.basename(os.path.normpath(folder)))}</h1>",
-        f"<p>{len(history)} epochs; the weights of epoch {best} were kept, the best by validation "
-        "NDCG@10.</p>",
+        f"<p>{len(history)} epochs; the weights of epoch {best} were kept, the best by validation NDCG@10 of "
+        "the student.</p>",
         "<h2>Validation metrics of the kept epoch</h2>",
         _metric_table(metrics["valid"]),
         "<h2>By epoch</h2>",

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -132,9 +132,7 @@ def train(
             device = check_placement(model.trainable_variables)
             if verbose and chief:
                 print(f"Training on {device}, {strategy.num_replicas_in_sync} replicas", flush=True)
-            # Without a tutor both are trained: two readings of the same profile tell epochs apart better.
-            selects = ("student", "teacher") if tutor is None else ("student",)
-            trainer = _Trainer(model, config, training, validation, work_dir, verbose and chief, selects)
+            trainer = _Trainer(model, config, training, validation, work_dir, verbose and chief)
             trainer.restore(os.path.join(partial, "checkpoints") if resume else "")
             check_same_start(strategy, model.step)
             best = trainer.run()
@@ -188,7 +186,7 @@ def _train_tutor(
     folder = os.path.join(work_dir, "tutor")
     os.makedirs(folder, exist_ok=True)
     model = build_model(encoder, alone)
-    trainer = _Trainer(model, alone, training, validation, folder, verbose, ("teacher",))
+    trainer = _Trainer(model, alone, training, validation, folder, verbose, selects="teacher")
     trainer.run()
     checkpoint = tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher)
     checkpoint.restore(tf.train.latest_checkpoint(os.path.join(folder, "best"))).expect_partial()
@@ -206,7 +204,7 @@ class _Trainer:
         validation: ListDataset,
         work_dir: str,
         verbose: bool,
-        selects: Sequence[str],
+        selects: str = "student",
     ) -> None:
         self.model = model
         self.config = config
@@ -290,11 +288,11 @@ class _Trainer:
         losses = self.sums.means()
         evaluated = self.evaluator.run()
         evaluation, agreement = evaluated.means(), float(np.nanmean(evaluated.agreement))
-        quality = float(np.mean([evaluation[each][SELECTION_METRIC] for each in self.selects]))
+        quality = evaluation[self.selects][SELECTION_METRIC]
         if not np.isfinite(quality):
             raise InputError(
-                f"validation {SELECTION_METRIC} is {quality}: no list of the split 'valid' has a relevant "
-                "candidate, so no epoch can be chosen"
+                f"validation {SELECTION_METRIC} of the {self.selects} is {quality}: no list of the split "
+                "'valid' has a relevant candidate, so no epoch can be chosen"
             )
         self.epoch.assign(epoch + 1)
         self.batch.assign(0)

@@ -25,8 +25,7 @@ class PSAD(tf.keras.Model):
 
     One step minimizes L = L_teacher + a L_student + b(t) L_KD over one tape and one compiled graph:
 
-    - L_teacher: `slot_cross_entropy` against the ideal list, where better candidates will do too, plus
-      `unlikelihood` of explicit negatives;
+    - L_teacher: `slot_cross_entropy` against the ideal list, plus `unlikelihood` of explicit negatives;
     - L_student: `listwise_loss` plus `pointwise_loss`;
     - L_KD: `distillation_loss` from the teacher's slot distributions, ramped up from 0, plus the
       optional `pairwise_order_loss`. The teacher is under stop_gradient there, from the first step on:
@@ -172,10 +171,13 @@ class PSAD(tf.keras.Model):
         labels, mask = batch["labels"], batch["mask"]
         memory = self.teacher.encode(profile, mask, batch[INITIAL_RANK], seed)
         order, available, logits = self._forced(batch, memory, ties, seed)
-        targets, weights = losses.slot_targets(labels, available, order, or_better=True)
+        targets, weights = losses.slot_targets(labels, available, order)
+        grades = tf.gather(labels, tf.maximum(order, 0), batch_dims=1)
         terms = {
             "teacher": losses.slot_cross_entropy(logits, available, targets, weights),
-            "unlikelihood": losses.unlikelihood(logits, available, batch["negatives"], weights),
+            "unlikelihood": losses.unlikelihood(
+                logits, available, batch["negatives"], tf.where(grades > 0.0, weights, 0.0)
+            ),
         }
         if not self.config.distillation.enabled or self.config.distillation.mode == "offline":
             return terms, None

@@ -73,19 +73,6 @@ def test_swapping_equals_in_the_ideal_list_leaves_the_slot_loss_unchanged(block_
     assert len(found) == 1
 
 
-def test_every_slot_of_a_block_wants_its_relevant_candidates():
-    model, batch = tiny.model(tiny.config(slots=6, block_size=6)), tiny.batch(3, 6)
-    labels = np.eye(6, dtype=np.float32)[[2, 0, 5]]  # one relevant candidate a list
-    batch["labels"], ties = tf.constant(labels), tf.zeros([3, 6])
-    found = float(model.compute_losses(batch, None, ties, tf.constant(0.0))["teacher"])
-    memory = model.teacher.encode(model.profile(batch), batch["mask"], batch["initial_rank"])
-    order = losses.ideal_order(batch["labels"], batch["mask"], ties, 6)
-    log_p = tf.nn.log_softmax(model.teacher.forced_logits(memory, order, 6)).numpy()
-    of_relevant = (log_p * labels[:, None]).sum(-1)  # [lists, slots]
-    weights = losses.discount(6).numpy()
-    assert found == pytest.approx(-(of_relevant * weights).sum(-1).mean() / weights.sum(), rel=1e-5)
-
-
 def test_the_order_of_equals_changes_no_loss_of_a_one_shot_teacher():
     model, batch = tiny.model(tiny.config(slots=6, block_size=6)), tiny.batch(8, 6, shortest=4)
     terms = [
