@@ -138,16 +138,18 @@ async def _attempt(method: Any, message: Any, policy: CallPolicy, deadline: floa
     if remaining <= 0:
         raise RerankError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
     try:
-        if policy.hedge_after is None or policy.hedge_after >= remaining:
-            return await method(message, timeout=remaining)
-        return await _hedged(
-            lambda: method(message, timeout=max(deadline - time.monotonic(), 0.0)), policy.hedge_after
-        )
+        # The deadline is kept here too: a transport that notices it late does not make the caller late.
+        async with asyncio.timeout(remaining):
+            return await _first_answer(
+                lambda: method(message, timeout=max(deadline - time.monotonic(), 0.0)), policy.hedge_after
+            )
+    except TimeoutError:
+        raise RerankError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time") from None
     except grpc.aio.AioRpcError as error:
         raise RerankError(error.code(), error.details() or "") from None
 
 
-async def _hedged(start: Callable[[], Any], hedge_after: float) -> Any:
+async def _first_answer(start: Callable[[], Any], hedge_after: float | None) -> Any:
     """The first good answer of one call and, if that is slow, a second one like it."""
 
     async def call() -> Any:

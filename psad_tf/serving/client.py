@@ -185,20 +185,26 @@ class RerankClient:
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             raise RerankError(grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline has passed")
-        if policy.hedge_after is None or policy.hedge_after >= remaining:
-            try:
-                return method(message, timeout=remaining)
-            except grpc.RpcError as error:
-                raise _rerank_error(error) from None
-        return _hedged(
+        return first_answer(
             lambda: method.future(message, timeout=max(deadline - time.monotonic(), 0.0)),
             policy.hedge_after,
             deadline,
         )
 
 
-def _hedged(start: Callable[[], Any], hedge_after: float, deadline: float) -> Any:
-    """The first good answer of one call and, if that is slow, a second one like it."""
+def first_answer(start: Callable[[], Any], hedge_after: float | None, deadline: float) -> Any:
+    """The first good answer of one call and, if that is slow, a second one like it.
+
+    The deadline is kept here too: a transport that notices it late does not make the caller late.
+
+    Args:
+        start: Starts a call and gives its gRPC future.
+        hedge_after: Seconds after which the second call starts; None for never.
+        deadline: Of `time.monotonic`.
+
+    Raises:
+        RerankError: No call had a good answer in time.
+    """
     finished: queue.SimpleQueue[Any] = queue.SimpleQueue()
     calls = []
 
@@ -212,12 +218,12 @@ def _hedged(start: Callable[[], Any], hedge_after: float, deadline: float) -> An
     failed = 0
     try:
         while True:
-            may_hedge = len(calls) == 1 and error is None
-            wait = hedge_after if may_hedge else max(deadline - time.monotonic(), 0.0) + 1.0
+            remaining = max(deadline - time.monotonic(), 0.0)
+            may_hedge = hedge_after is not None and len(calls) == 1 and error is None
             try:
-                call = finished.get(timeout=wait)
+                call = finished.get(timeout=min(hedge_after, remaining) if may_hedge else remaining)
             except queue.Empty:
-                if not may_hedge:
+                if time.monotonic() >= deadline or not may_hedge:
                     raise RerankError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time") from None
                 launch()
                 continue

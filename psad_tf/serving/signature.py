@@ -104,7 +104,7 @@ class Signature:
         queue = self._queue(inputs)
         try:
             return queue(serialized)
-        except tf.errors.InvalidArgumentError:
+        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
             # One request's bad values fail a whole batch: alone, only the bad one fails.
             return self._single(serialized)
 

@@ -14,6 +14,8 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
+from psad_tf.input_pipeline import read_serialized
+from psad_tf.serving.connection import ModelChoice, examples_request
 from psad_tf.serving.loader import LoadedVersion
 from psad_tf.serving.server import EmbeddedServer
 from psad_tf.serving.settings import Batching, ServerSettings
@@ -60,6 +62,14 @@ def test_a_bad_request_in_a_batch_fails_alone(models: pathlib.Path) -> None:
     answers = together(loaded, [parse_request([text]) for text in ("1", "x", "3", "4")])
     assert isinstance(answers[1], ServingError) and answers[1].code is grpc.StatusCode.INVALID_ARGUMENT
     assert [list(answers[index]["number"].float_val) for index in (0, 2, 3)] == [[2.0], [6.0], [8.0]]
+
+
+def test_a_damaged_list_in_a_batch_fails_alone(exported: pathlib.Path, tiny_lists: pathlib.Path) -> None:
+    loaded = LoadedVersion("psad", 1, str(exported), batching=FULL_OR_NEVER, scheduler="lists")
+    good = next(read_serialized(tiny_lists, "test").as_numpy_iterator())
+    lists = (good, b"\xff\xff\xff", good, good)
+    answers = together(loaded, [examples_request(ModelChoice(), [each]) for each in lists])
+    assert [isinstance(answer, ServingError) for answer in answers] == [False, True, False, False]
 
 
 def test_a_request_larger_than_a_batch_is_refused_or_split(models: pathlib.Path) -> None:

@@ -18,7 +18,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from psad_tf.cli import main
 from psad_tf.serving.aio_client import AsyncRerankClient
-from psad_tf.serving.client import RerankClient
+from psad_tf.serving.client import RerankClient, first_answer
 from psad_tf.serving.connection import ModelChoice
 from psad_tf.serving.policy import INITIAL_ORDER, MODEL, CallPolicy, RerankError
 from psad_tf.serving.requests import Candidate, RerankRequest
@@ -213,6 +213,33 @@ def test_the_deadline_holds_whatever_the_server_does(call: Callable[[str, CallPo
             assert code_of(lambda policy=policy: call(address, policy)) is grpc.StatusCode.DEADLINE_EXCEEDED
             assert time.monotonic() - start < 5
         release.set()
+
+
+class DeafFuture:
+    """A call whose transport never notices that its time is over."""
+
+    cancelled = False
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        pass
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@pytest.mark.parametrize("hedge_after", [None, 0.05])
+def test_the_deadline_holds_when_the_transport_does_not_keep_it(hedge_after: float | None) -> None:
+    calls: list[DeafFuture] = []
+
+    def start() -> DeafFuture:
+        calls.append(DeafFuture())
+        return calls[-1]
+
+    began = time.monotonic()
+    with pytest.raises(RerankError, match="no answer in time"):
+        first_answer(start, hedge_after, began + 0.2)
+    assert 0.2 <= time.monotonic() - began < 2.0
+    assert len(calls) == (1 if hedge_after is None else 2) and all(call.cancelled for call in calls)
 
 
 def test_without_a_server_the_initial_order_is_returned_in_time() -> None:
