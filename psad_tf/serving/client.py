@@ -219,11 +219,12 @@ def first_answer(start: Callable[[], Any], hedge_after: float | None, deadline: 
     try:
         while True:
             remaining = max(deadline - time.monotonic(), 0.0)
-            may_hedge = hedge_after is not None and len(calls) == 1 and error is None
+            may_hedge = len(calls) == 1 and error is None
+            wait = remaining if hedge_after is None or not may_hedge else min(hedge_after, remaining)
             try:
-                call = finished.get(timeout=min(hedge_after, remaining) if may_hedge else remaining)
+                call = finished.get(timeout=wait)
             except queue.Empty:
-                if time.monotonic() >= deadline or not may_hedge:
+                if time.monotonic() >= deadline or wait == remaining:
                     raise RerankError(grpc.StatusCode.DEADLINE_EXCEEDED, "no answer in time") from None
                 launch()
                 continue
