@@ -131,7 +131,7 @@ def train(
             model = build_model(encoder, config, tutor)
             device = check_placement(model.trainable_variables)
             if verbose and chief:
-                print(f"Training on {device}, {strategy.num_replicas_in_sync} replicas", flush=True)
+                print(f"Training on {device}, {strategy.num_replicas_in_sync} replica(s)", flush=True)
             trainer = _Trainer(model, config, training, validation, work_dir, verbose and chief)
             trainer.restore(os.path.join(partial, "checkpoints") if resume else "")
             check_same_start(strategy, model.step)

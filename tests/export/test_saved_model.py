@@ -28,8 +28,8 @@ CORE_OPS = frozenset(
     GreaterEqual HashTableV2 Identity InitializeTableFromTextFileV2 IsNan Less LessEqual Log1p
     LogicalAnd LogicalNot LogicalOr LookupTableFindV2 MatMul Max Maximum Mean MergeV2Checkpoints
     Minimum Mul Neg NoOp NotEqual Pack Pad PadV2 ParseExampleV2 Placeholder Prod Range
-    ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 SaveV2 Select SelectV2 Shape
-    ShardedFilename Sigmoid Slice Softmax Softplus Squeeze StatefulPartitionedCall StatelessIf
+    ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 Rsqrt SaveV2 Select SelectV2 Shape
+    ShardedFilename Sigmoid Slice Softmax Softplus Square Squeeze StatefulPartitionedCall StatelessIf
     StaticRegexFullMatch StopGradient StridedSlice StringJoin Sub Sum Tile TopKV2 Transpose Unpack
     VarHandleOp VarIsInitializedOp ZerosLike FloorDiv FloorMod""".split()
 )

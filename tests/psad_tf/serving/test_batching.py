@@ -65,7 +65,7 @@ def test_a_bad_request_in_a_batch_fails_alone(models: pathlib.Path) -> None:
 
 
 def test_a_damaged_list_in_a_batch_fails_alone(exported: pathlib.Path, tiny_lists: pathlib.Path) -> None:
-    loaded = LoadedVersion("psad", 1, str(exported), batching=FULL_OR_NEVER, scheduler="lists")
+    loaded = LoadedVersion("psad", 1, str(exported), batching=FULL_OR_NEVER, scheduler="lists", warmup=False)
     good = next(read_serialized(tiny_lists, "test").as_numpy_iterator())
     lists = (good, b"\xff\xff\xff", good, good)
     answers = together(loaded, [examples_request(ModelChoice(), [each]) for each in lists])
