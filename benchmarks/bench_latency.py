@@ -206,6 +206,7 @@ def draw(found: Mapping[str, Any], path: str) -> None:
     batches = sorted({batch for each in found.values() for batch in each}, key=lambda name: int(name[1:]))
     figure, axes = pyplot.subplots(1, len(batches), figsize=(5 * len(batches), 4.5), squeeze=False)
     for axis, batch in zip(axes[0], batches, strict=True):
+        axis.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)
         points = {int(setting[1:]): each[batch] for setting, each in found.items() if batch in each}
         models = sorted({name for each in points.values() for name in each}, key=_model_order)
         for model in models:
@@ -214,6 +215,8 @@ def draw(found: Mapping[str, Any], path: str) -> None:
             axis.plot(at, [points[n][model]["median_ms"] for n in at], style, marker="o", ms=3, label=model)
         axis.set_xscale("log")
         axis.set_yscale("log")
+        axis.set_xticks(sorted(points), [str(n) for n in sorted(points)])
+        axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axis.set_xlabel("candidates")
         axis.set_ylabel("median ms a call")
         axis.set_title(f"{batch[1:]} list{'s' * (batch != 'b1')} a call")
