@@ -9,7 +9,6 @@ import tensorflow as tf
 
 from psad_tf.config import ModelConfig
 from psad_tf.decoding import Decoded, decode
-from psad_tf.features import INITIAL_RANK
 from psad_tf.layers.attention import DecoderLayer, EncoderLayer, KeyValue, block_causal_mask
 from psad_tf.layers.user_profile_network import UserProfile
 
@@ -218,8 +217,3 @@ class _CachedScorer:
         seen = tf.repeat(memory.filled(start + size)[:, tf.newaxis], size, axis=1)
         states, caches = self.teacher._run(inputs, caches or None, seen, memory)
         return self.teacher._point(states, memory), (memory, caches)
-
-
-def rank_by_teacher(teacher: Teacher, profile: UserProfile, encoded: dict[str, tf.Tensor]) -> Decoded:
-    """Encodes and generates: what evaluation calls."""
-    return teacher.generate(teacher.encode(profile, encoded["mask"], encoded[INITIAL_RANK]))

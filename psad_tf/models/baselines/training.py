@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from psad_tf.errors import InputError
-from psad_tf.evaluate import Evaluation, Evaluator
+from psad_tf.evaluate import Evaluator
 from psad_tf.input_pipeline import ListDataset
 from psad_tf.models.baselines.base import Baseline
 from psad_tf.optimizer import make_optimizer
@@ -79,8 +79,3 @@ def train_baseline(
             print(f"{model.name} epoch {epoch}: loss {loss:.4f}  validation NDCG@10 {quality:.4f}")
     model.set_weights(weights)
     return BaselineRun(best_epoch, epoch, best_valid, time.perf_counter() - started)
-
-
-def evaluate_baseline(model: Baseline, lists: ListDataset) -> Evaluation:
-    """Metrics of a baseline (under the name `model`) and of the initial order, a value a list."""
-    return Evaluator(lists, lambda batch: {"model": model.rank(batch)}, jit_compile=False).run()
