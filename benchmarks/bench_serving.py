@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
     os.makedirs(options.output_dir, exist_ok=True)
     path = os.path.join(options.output_dir, "serving.json")
     found: dict[str, Any] = read_json(path, {})
-    paths = serving_setup.export_all(options.run_dir, options.lists_dir, options.work_dir)
+    paths = serving_setup.export_all(options.run_dir, options.lists_dir, options.work_dir, options.candidates)
     found["machine"] = {"cpus": os.cpu_count(), "memory_gib": round(psutil.virtual_memory().total / 2**30, 1)}
     sections = {
         "variants": variants,

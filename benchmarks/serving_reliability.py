@@ -12,10 +12,15 @@ import time
 from collections import Counter
 
 import grpc
+import numpy as np
+from tensorflow_serving.apis import predict_pb2
 
 from benchmarks.serving_load import PREDICT
 from benchmarks.serving_setup import lists_of, serving, write_requests
+from export.signatures import EXAMPLES, RERANK_EXAMPLES, SERVING_DEFAULT
+from export.warmup import predict_request, raw_tensors
 from psad_tf.errors import InputError
+from psad_tf.input_pipeline import load_encoder
 from psad_tf.serving.client import RerankClient
 from psad_tf.serving.connection import ModelChoice
 from psad_tf.serving.policy import CallPolicy
@@ -134,36 +139,91 @@ def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int
 
 @dataclasses.dataclass(frozen=True)
 class Fuzz:
-    """Answers to random and damaged requests."""
+    """Answers to random and damaged requests, counted by status code; `unforeseen` had no handler."""
 
     requests: int
     codes: dict[str, int]
+    unforeseen: int
     leaks: int
     still_serving: bool
 
 
 def fuzz(work_dir: str, model_dir: str, lists_dir: str, requests: int, seed: int = 1) -> Fuzz:
-    """Sends random bytes and real requests with changed bytes; no answer may tell a path or a traceback."""
+    """Sends malformed requests; no answer may tell a path or a traceback, or be an error unforeseen.
+
+    Half of them are whole protos with fields that do not fit (names, types, shapes, contents, damaged
+    lists), the rest random bytes and real requests with changed bytes, most of which gRPC itself refuses.
+    """
     rng = random.Random(seed)
-    good = write_requests(os.path.join(work_dir, "one.txt"), "plain", lists_of(lists_dir, 8, 1))[0]
+    declaration = load_encoder(lists_dir).declaration
+    lists = lists_of(lists_dir, 8, 2)
+    good = [
+        predict_request("plain", RERANK_EXAMPLES, {EXAMPLES: np.array(lists, dtype=object)}),
+        predict_request("plain", SERVING_DEFAULT, raw_tensors(lists, declaration)),
+    ]
     codes: Counter[str] = Counter()
-    leaks = 0
+    unforeseen = leaks = 0
     with serving(work_dir, {"plain": model_dir}) as server, grpc.insecure_channel(server.address) as channel:
         predict = channel.unary_unary(PREDICT)
         for _ in range(requests):
-            body = rng.randbytes(rng.randrange(300)) if rng.random() < 0.3 else _damaged(good, rng)
+            request, kind = rng.choice(good), rng.random()
+            if kind < 0.5:
+                body = malformed(request, rng)
+            elif kind < 0.8:
+                body = damaged(request.SerializeToString(), rng)
+            else:
+                body = rng.randbytes(rng.randrange(300))
             try:
                 predict(body, timeout=30)
                 codes["OK"] += 1
             except grpc.RpcError as error:
                 details = error.details() or ""
-                codes[error.code().name] += 1
+                unparsed = error.code() is grpc.StatusCode.INTERNAL and "deserializing" in details
+                codes["not a proto" if unparsed else error.code().name] += 1
+                unforeseen += not unparsed and error.code() in _UNFORESEEN
                 leaks += any(each in details for each in ("Traceback", ".py", os.getcwd(), "site-packages"))
-        still = bool(predict(good, timeout=30))
-    return Fuzz(requests, dict(codes), leaks, still)
+        still = all(predict(each.SerializeToString(), timeout=30) for each in good)
+    return Fuzz(requests, dict(codes), unforeseen, leaks, still)
 
 
-def _damaged(good: bytes, rng: random.Random) -> bytes:
+_UNFORESEEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
+
+
+def malformed(good: predict_pb2.PredictRequest, rng: random.Random) -> bytes:
+    """A whole proto with some of its fields changed to what does not fit."""
+    request = predict_pb2.PredictRequest()
+    request.CopyFrom(good)
+    for _ in range(rng.randrange(1, 4)):
+        name = rng.choice(sorted(request.inputs) or ["none"])
+        tensor = request.inputs[name]
+        change = rng.randrange(10)
+        if change == 0:
+            request.model_spec.signature_name = rng.choice(["", "other", RERANK_EXAMPLES, SERVING_DEFAULT])
+        elif change == 1:
+            request.model_spec.version.value = rng.choice([0, 1, -1, 2**62])
+        elif change == 2:
+            del request.inputs[name]
+        elif change == 3:
+            request.inputs[rng.choice(["more", "", name.upper()])].CopyFrom(tensor)
+        elif change == 4:
+            tensor.dtype = rng.randrange(30)  # type: ignore[assignment]
+        elif change == 5:
+            for dimension in tensor.tensor_shape.dim:
+                dimension.size = rng.choice([dimension.size, 0, 1, 7, -1, 2**40, 2**62])
+        elif change == 6:
+            tensor.tensor_shape.dim.add(size=rng.choice([0, 1, 2, 2**31]))
+        elif change == 7:
+            tensor.tensor_content = rng.randbytes(rng.randrange(64))
+        elif change == 8 and tensor.string_val:
+            at = rng.randrange(len(tensor.string_val))
+            tensor.string_val[at] = damaged(tensor.string_val[at] or b"x", rng)
+        else:
+            request.output_filter.append(rng.choice(["scores", "ranking", "nothing", ""]))
+    return request.SerializeToString()
+
+
+def damaged(good: bytes, rng: random.Random) -> bytes:
+    """A few bytes changed, cut out or doubled."""
     body = bytearray(good)
     for _ in range(rng.randrange(1, 10)):
         at = rng.randrange(len(body))

@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 import tensorflow as tf
-from tensorflow_serving.apis import input_pb2
 
 from export.saved_model import export_saved_model
 from export.signatures import EXAMPLES, RERANK_EXAMPLES, GraphOptions
-from export.warmup import predict_request
+from export.warmup import predict_request, resized_lists
 from psad_tf.errors import InputError
-from psad_tf.features import INITIAL_RANK, ITEM_ID
+from psad_tf.features import ITEM_ID
 from psad_tf.files import replaced_directory
 from psad_tf.input_pipeline import parse_lists, read_serialized
 from psad_tf.runs import load_psad
@@ -33,14 +32,23 @@ TEACHER = "teacher"
 REQUESTS = 64
 
 
-def export_all(run_dir: str, lists_dir: str, base_dir: str) -> dict[str, str]:
-    """Exports every variant and the teacher, each as a model of its own; gives the version folders."""
+def export_all(run_dir: str, lists_dir: str, base_dir: str, candidates: Sequence[int] = ()) -> dict[str, str]:
+    """Exports every variant and the teacher, each as a model of its own; gives the version folders.
+
+    Warm-up records have the numbers of `candidates`.
+    """
     paths = {}
     for name, options in VARIANTS.items():
         path = os.path.join(base_dir, name, "1")
         if not os.path.isdir(path):
             export_saved_model(
-                run_dir, base_dir, model_name=name, version=1, lists_dir=lists_dir, options=options
+                run_dir,
+                base_dir,
+                model_name=name,
+                version=1,
+                lists_dir=lists_dir,
+                warmup_candidates=candidates,
+                options=options,
             )
         paths[name] = path
     paths[TEACHER] = os.path.join(base_dir, TEACHER, "1")
@@ -71,27 +79,8 @@ def _export_teacher(run_dir: str, path: str) -> None:
 
 
 def lists_of(lists_dir: str, candidates: int, count: int = REQUESTS) -> list[bytes]:
-    """Real lists brought to exactly N candidates: cut, or filled with the next lists' candidates."""
-    source = [
-        input_pb2.ExampleListWithContext.FromString(each)
-        for each in read_serialized(lists_dir, "test").as_numpy_iterator()
-    ]
-    pool = [example for record in source for example in record.examples]
-    if len(pool) < candidates:
-        raise InputError(f"{lists_dir}: has too few candidates for lists of {candidates}")
-    made = []
-    for index in range(count):
-        record = input_pb2.ExampleListWithContext()
-        record.CopyFrom(source[index % len(source)])
-        start = (index * 997) % len(pool)
-        while len(record.examples) < candidates:
-            record.examples.add().CopyFrom(pool[start % len(pool)])
-            start += 1
-        del record.examples[candidates:]
-        for rank, example in enumerate(record.examples):
-            example.features.feature[INITIAL_RANK].int64_list.value[:] = [rank]
-        made.append(record.SerializeToString())
-    return made
+    """Real lists brought to exactly N candidates."""
+    return resized_lists(list(read_serialized(lists_dir, "test").as_numpy_iterator()), candidates, count)
 
 
 def write_requests(path: str, model: str, lists: Sequence[bytes]) -> list[bytes]:

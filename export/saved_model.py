@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -29,6 +30,7 @@ def export_saved_model(
     version: int | None = None,
     lists_dir: str | os.PathLike[str] | None = None,
     warmup_split: str = "test",
+    warmup_candidates: Sequence[int] = (),
     options: GraphOptions = _DEFAULTS,
 ) -> str:
     """Exports User Profile Network and student of a run; the teacher stays behind.
@@ -40,6 +42,8 @@ def export_saved_model(
         version: A positive number; None takes the next after those that are there.
         lists_dir: Folder of lists from which the warm-up records are taken; None writes none.
         warmup_split: Split of those lists.
+        warmup_candidates: Numbers of candidates that the records have: those that traffic will have. None
+            leaves the lists as they are.
         options: How the graph is built.
 
     Returns:
@@ -47,7 +51,8 @@ def export_saved_model(
         it is whole.
 
     Raises:
-        InputError: The run is not whole, the name or version is impossible, or the version exists.
+        InputError: The run is not whole, the name or version is impossible, the version exists, or a number
+            of warm-up candidates is impossible.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", model_name) or model_name.strip(".") == "":
         raise InputError(f"model name {model_name!r}: use letters, digits, '_', '-' and '.'")
@@ -59,6 +64,10 @@ def export_saved_model(
     if os.path.exists(path):
         raise InputError(f"{path}: version {version} is already there; versions are never overwritten")
     encoder, reranker, _ = load_reranker(run_dir)
+    limit = encoder.declaration.max_candidates
+    for count in warmup_candidates:
+        if not 1 <= count <= limit:
+            raise InputError(f"warm-up with {count} candidates: must be 1 to {limit} (max_candidates)")
     lists = []
     if lists_dir is not None:
         lists = list(read_serialized(lists_dir, warmup_split).take(_WARMUP_LISTS).as_numpy_iterator())
@@ -67,7 +76,7 @@ def export_saved_model(
     with replaced_directory(path) as temporary:
         tf.saved_model.save(module, temporary, signatures=signatures)
         if lists:
-            write_warmup(temporary, lists, encoder.declaration, model_name)
+            write_warmup(temporary, lists, encoder.declaration, model_name, warmup_candidates)
         write_model_card(temporary, run_dir, model_name, version, options, summarize(temporary))
         write_files_list(temporary)
     return path

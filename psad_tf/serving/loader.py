@@ -20,7 +20,7 @@ from psad_tf.serving.status import ServingError, failed_precondition
 FILES_LIST = os.path.join("assets.extra", "files.json")
 WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 DEFAULT_SIGNATURE = "serving_default"
-_MOST_WARMUP_RECORDS = 1000
+MOST_WARMUP_RECORDS = 1000  # TensorFlow Serving replays no more
 
 Fingerprint = tuple[tuple[str, int, int], ...]
 
@@ -107,7 +107,7 @@ class LoadedVersion:
     def _warm_up(self, path: str) -> None:
         if not os.path.isfile(path):
             return
-        for record in tf.data.TFRecordDataset(path).take(_MOST_WARMUP_RECORDS).as_numpy_iterator():
+        for record in tf.data.TFRecordDataset(path).take(MOST_WARMUP_RECORDS).as_numpy_iterator():
             log = prediction_log_pb2.PredictionLog.FromString(record)
             if log.WhichOneof("log_type") != "predict_log":
                 continue

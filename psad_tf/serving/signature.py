@@ -20,7 +20,7 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
 from psad_tf.serving.settings import Batching
-from psad_tf.serving.status import ServingError, from_tensorflow, invalid_argument
+from psad_tf.serving.status import ServingError, from_tensorflow, invalid_argument, safe_line
 
 MOST_ELEMENTS = 2**22
 MOST_SERIALIZED_BYTES = 2**25
@@ -92,6 +92,9 @@ class Signature:
             values = self._run(serialized, inputs)
         except tf.errors.OpError as error:
             raise from_tensorflow(error.error_code, error.message) from None
+        except UnicodeDecodeError as error:
+            # TensorFlow's message quotes bytes of the request that are no text; only bad values do that.
+            raise invalid_argument(safe_line(error.object.decode("utf-8", "replace"))) from None
         finally:
             _release(serialized)
         answers = dict(zip(self._outputs, values.numpy(), strict=True))
@@ -104,7 +107,7 @@ class Signature:
         queue = self._queue(inputs)
         try:
             return queue(serialized)
-        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError):
+        except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, UnicodeDecodeError):
             # One request's bad values fail a whole batch: alone, only the bad one fails.
             return self._single(serialized)
 

@@ -13,10 +13,11 @@ import tensorflow as tf
 from export.inspect import summarize
 from export.saved_model import export_saved_model, next_version
 from export.signatures import GraphOptions, raw_specs
-from export.warmup import WARMUP_FILE, raw_tensors
+from export.warmup import BATCH_SIZES, raw_tensors
 from psad_tf.errors import InputError
 from psad_tf.input_pipeline import parse_lists
 from psad_tf.runs import load_reranker
+from psad_tf.serving.loader import WARMUP_FILE
 from tests.export.tiny_run import DECLARATION, make_list
 
 LISTS = [make_list(1), make_list(2, 9, 0)]
@@ -247,6 +248,34 @@ def test_warm_up_records_replay_every_signature_at_several_batch_sizes(
         seen.add((signature, int(answer["scores"].shape[0])))
     names = {"serving_default", "rerank_examples", "rerank_masked"}
     assert {name for name, _ in seen} == names and {size for _, size in seen} >= {1, 2, 32}
+
+
+def test_warm_up_covers_the_numbers_of_candidates_that_traffic_will_have(
+    tiny_run: pathlib.Path, tiny_lists: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    path = export_saved_model(tiny_run, tmp_path, lists_dir=tiny_lists, warmup_candidates=(3, 11))
+    shapes: dict[str, set[tuple[int, ...]]] = {"serving_default": set(), "rerank_masked": set()}
+    for record in tf.data.TFRecordDataset(str(pathlib.Path(path) / WARMUP_FILE)).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        if request.model_spec.signature_name != "rerank_examples":
+            ranks = tf.make_ndarray(request.inputs["initial_rank"])
+            shapes[request.model_spec.signature_name].add(ranks.shape)
+            np.testing.assert_array_equal(ranks, np.tile(np.arange(ranks.shape[1]), (len(ranks), 1)))
+    expected_shapes = {(size, count) for size in BATCH_SIZES for count in (3, 11)}
+    assert shapes == {"serving_default": expected_shapes, "rerank_masked": expected_shapes}
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"), [((0,), "0 candidates"), ((13,), "1 to 12"), ((2,) * 99, "27")]
+)
+def test_impossible_numbers_of_warm_up_candidates_are_refused(
+    tiny_run: pathlib.Path, tiny_lists: pathlib.Path, tmp_path: pathlib.Path, counts: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        export_saved_model(tiny_run, tmp_path, lists_dir=tiny_lists, warmup_candidates=counts)
+    assert not list(tmp_path.glob("psad/*"))
 
 
 def test_versions_count_up_and_are_never_overwritten(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -57,9 +57,10 @@ def test_requests_of_other_lengths_do_not_share_a_batch(models: pathlib.Path) ->
     assert [list(answer["y"].float_val) for answer in answers] == [[2.0]] * 4 + [[2.0, 4.0, 6.0]] * 4
 
 
-def test_a_bad_request_in_a_batch_fails_alone(models: pathlib.Path) -> None:
+@pytest.mark.parametrize("bad", ["x", b"\xbf"])
+def test_a_bad_request_in_a_batch_fails_alone(models: pathlib.Path, bad: str | bytes) -> None:
     loaded = load(models, FULL_OR_NEVER, "three")
-    answers = together(loaded, [parse_request([text]) for text in ("1", "x", "3", "4")])
+    answers = together(loaded, [parse_request([text]) for text in ("1", bad, "3", "4")])
     assert isinstance(answers[1], ServingError) and answers[1].code is grpc.StatusCode.INVALID_ARGUMENT
     assert [list(answers[index]["number"].float_val) for index in (0, 2, 3)] == [[2.0], [6.0], [8.0]]
 

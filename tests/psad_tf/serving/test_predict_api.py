@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
+from benchmarks.serving_reliability import damaged, malformed
 from tests.psad_tf.serving.tiny_models import parse_request, scale_request
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -255,30 +257,22 @@ def test_reflection_lists_the_services_and_describes_them(channel: grpc.Channel)
 @given(data=st.data())
 def test_fuzzed_requests_neither_crash_nor_tell_paths(channel: grpc.Channel, stub: Any, data: Any) -> None:
     raw = channel.unary_unary(PREDICT)
-    body = data.draw(st.one_of(st.binary(max_size=200), mutated_requests()))
+    body = data.draw(st.one_of(st.binary(max_size=200), st.integers(0, 10**6).map(_changed)))
     try:
         raw(body, timeout=20)
     except grpc.RpcError as error:
         assert error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN)
         details = error.details()
-        assert "Traceback" not in details and ".py" not in details and "/work" not in details
+        if error.code() is grpc.StatusCode.INTERNAL:
+            assert (
+                "deserializing" in details
+            )  # gRPC's own answer to what is no proto; ours are not unforeseen
+        assert not any(each in details for each in ("Traceback", ".py", os.getcwd(), "site-packages"))
     assert stub.Predict(scale_request()).model_spec.version.value == 2
 
 
-@st.composite
-def mutated_requests(draw: Any) -> bytes:
-    """A good request with some bytes changed, cut or doubled."""
-    body = bytearray(scale_request().SerializeToString())
-    rng = random.Random(draw(st.integers(0, 10**6)))
-    for _ in range(rng.randrange(1, 6)):
-        at = rng.randrange(len(body))
-        kind = rng.randrange(3)
-        if kind == 0:
-            body[at] = rng.randrange(256)
-        elif kind == 1 and len(body) > 8:
-            del body[at : at + rng.randrange(1, 8)]
-        else:
-            body[at:at] = body[at : at + 8]
-        if not body:
-            break
-    return bytes(body)
+def _changed(seed: int) -> bytes:
+    rng = random.Random(seed)
+    if rng.random() < 0.5:
+        return malformed(scale_request(), rng)
+    return damaged(scale_request().SerializeToString(), rng)

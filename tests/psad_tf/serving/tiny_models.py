@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -59,7 +60,7 @@ def scale_request(
     return request
 
 
-def parse_request(texts: list[str], model: str = "scale") -> predict_pb2.PredictRequest:
+def parse_request(texts: Sequence[str | bytes], model: str = "scale") -> predict_pb2.PredictRequest:
     """A request on `lists`."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name = model
