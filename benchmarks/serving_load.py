@@ -122,13 +122,16 @@ def main() -> None:
     if arguments.warmup_seconds > 0:
         load.run(0.0, arguments.warmup_seconds)
     print("started", flush=True)
+    cpu = time.process_time()
     seconds = load.run(arguments.rate, arguments.seconds)
+    cpu = time.process_time() - cpu
     milliseconds = [1e3 * each for each in load.latencies]
     answer = {
         "answered": len(milliseconds),
         "failures": load.failures,
         "seconds": seconds,
         "throughput": len(milliseconds) / seconds,
+        "client_cpu_ms": 1e3 * cpu / max(len(milliseconds), 1),  # on the machine that the server runs on, too
         "p50_ms": percentile(milliseconds, 0.5),
         "p99_ms": percentile(milliseconds, 0.99),
         "p999_ms": percentile(milliseconds, 0.999),

@@ -52,8 +52,8 @@ class TeacherConfig:
         decoder_layers: Transformer layers over the slots.
         heads: Attention heads; divides the model's width.
         feed_forward_dim: Inner width of the feed-forward layers.
-        decoding: How items are chosen: `greedy` (largest slot-by-item score first), `assignment`
-            (exact best assignment inside a block) or `beam` (beam search over blocks).
+        decoding: How items are chosen: `greedy` (largest discounted slot-by-item probability first),
+            `assignment` (exact best assignment inside a block) or `beam` (beam search over blocks).
         beam_width: Beams kept when decoding is `beam`.
     """
 
@@ -145,11 +145,13 @@ class LossConfig:
     Args:
         student_weight: a.
         pointwise_weight: Weight of the student's pointwise cross-entropy beside its listwise softmax.
+        teacher_pointwise_weight: Weight of the pointwise cross-entropy of the teacher's pointer bias.
         unlikelihood_weight: Weight of the teacher's unlikelihood on explicit negatives.
     """
 
     student_weight: float = 1.0
     pointwise_weight: float = 0.5
+    teacher_pointwise_weight: float = 1.0
     unlikelihood_weight: float = 0.1
 
 

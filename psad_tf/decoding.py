@@ -1,5 +1,8 @@
 """Generating a list block by block: greedy, exact assignment inside a block, beam search over blocks.
 
+Inside a block, candidate i at slot l is worth v[l, i] = p[l, i] / log2(2 + l), its expected discounted gain:
+where the slots of a block agree on what is best, the best candidate goes to the first of them.
+
 The decoder knows a model only as a `BlockScorer`: something that starts a state for a batch and, block
 after block, turns the candidates chosen last into logits for the next K slots.
 """
@@ -12,6 +15,7 @@ import tensorflow as tf
 
 from psad_tf.assignment import exact_assignment, greedy_assignment, largest_pair
 from psad_tf.layers.attention import LARGE_NEGATIVE, masked_softmax
+from psad_tf.losses import discount
 
 _IMPOSSIBLE = -1e30
 
@@ -70,10 +74,10 @@ def decode(
         mask: bool [batch, n], false at padding; padding is never chosen, nothing is chosen twice.
         slots: L.
         block_size: K.
-        strategy: `greedy`: inside a block the largest slot-by-candidate probability is taken first;
-            `assignment`: a block's candidates have the largest possible sum of log-probabilities;
-            `beam`: the `beam_width` best partial lists are kept from block to block, each continued in
-            `beam_width` ways that differ in the pair taken first.
+        strategy: `greedy`: inside a block the largest v is taken first; `assignment`: a block's
+            candidates have the largest possible sum of v; `beam`: the `beam_width` partial lists of the
+            largest log-probability are kept from block to block, each continued in `beam_width` ways that
+            differ in the pair taken first.
         beam_width: Beams, for `beam`.
 
     Returns:
@@ -81,7 +85,6 @@ def decode(
     """
     if strategy == "beam":
         return _beam_search(scorer, mask, slots, block_size, beam_width)
-    assign = exact_assignment if strategy == "assignment" else greedy_assignment
     length = tf.reduce_sum(tf.cast(mask, tf.int32), -1)
     available, state, previous = mask, scorer.begin(), None
     orders, distributions = [], []
@@ -91,7 +94,11 @@ def decode(
         logits, state = scorer.step(start, size, previous, state)
         log_p = _log_probabilities(logits, available)
         open_slots = tf.range(start, start + size) < length[:, tf.newaxis]
-        picks = assign(log_p, available, open_slots)
+        log_worth = _log_worth(log_p, start)
+        if strategy == "assignment":
+            picks = exact_assignment(tf.exp(log_worth), available, open_slots)
+        else:
+            picks = greedy_assignment(log_worth, available, open_slots)
         orders.append(picks)
         distributions.append(masked_softmax(logits, available[:, tf.newaxis]))
         log_probability += _picked(log_p, picks)
@@ -127,6 +134,12 @@ def _log_probabilities(logits: tf.Tensor, available: tf.Tensor) -> tf.Tensor:
     return tf.nn.log_softmax(masked)
 
 
+def _log_worth(log_p: tf.Tensor, start: int) -> tf.Tensor:
+    """log v of the slots from `start`, [batch, k, n]."""
+    end = start + log_p.shape[1]
+    return log_p + tf.math.log(discount(end)[start:])[:, tf.newaxis]
+
+
 def _chosen(picks: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
     """bool [batch, n]: which candidates `picks` [batch, k] holds."""
     return tf.reduce_any(tf.one_hot(picks, n, on_value=True, off_value=False), 1)
@@ -139,18 +152,18 @@ def _picked(log_p: tf.Tensor, picks: tf.Tensor) -> tf.Tensor:
 
 
 def _first_pairs(
-    log_p: tf.Tensor, available: tf.Tensor, open_slots: tf.Tensor, width: int
+    scores: tf.Tensor, available: tf.Tensor, open_slots: tf.Tensor, width: int
 ) -> list[tf.Tensor]:
     """The block fillings that take the 1st, 2nd, ... largest pair first and go on greedily."""
-    k = log_p.shape[1]
-    n = tf.shape(log_p)[2]
-    joint = tf.where(open_slots[:, :, tf.newaxis] & available[:, tf.newaxis, :], log_p, _IMPOSSIBLE)
+    k = scores.shape[1]
+    n = tf.shape(scores)[2]
+    joint = tf.where(open_slots[:, :, tf.newaxis] & available[:, tf.newaxis, :], scores, _IMPOSSIBLE)
     fillings = []
     for _ in range(width):
         slot, candidate, possible = largest_pair(joint)
         here = tf.one_hot(slot, k, on_value=True, off_value=False) & possible[:, tf.newaxis]
         chosen = tf.one_hot(candidate, n, on_value=True, off_value=False) & possible[:, tf.newaxis]
-        rest = greedy_assignment(log_p, available & ~chosen, open_slots & ~here)
+        rest = greedy_assignment(scores, available & ~chosen, open_slots & ~here)
         fillings.append(tf.where(here, candidate[:, tf.newaxis], rest))
         joint = tf.where(here[:, :, tf.newaxis] & chosen[:, tf.newaxis, :], _IMPOSSIBLE, joint)
     return fillings
@@ -173,7 +186,7 @@ def _beam_search(scorer: BlockScorer, mask: tf.Tensor, slots: int, block_size: i
         logits, state = scorer.step(start, size, previous, state)
         log_p = _log_probabilities(logits, available)
         open_slots = tf.range(start, start + size) < tiled_length[:, tf.newaxis]
-        fillings = _first_pairs(log_p, available, open_slots, width)
+        fillings = _first_pairs(_log_worth(log_p, start), available, open_slots, width)
         gains = tf.stack([_picked(log_p, picks) for picks in fillings], -1)  # [batch * width, width]
         # Fillings after the first are distinct only while a pair is left to start them with.
         pairs = tf.reduce_sum(tf.cast(open_slots, tf.int32), -1) * tf.reduce_sum(

@@ -81,9 +81,12 @@ def slot_targets(labels: tf.Tensor, available: tf.Tensor, order: tf.Tensor) -> t
     """What each slot should predict, and how much the slot tells.
 
     t[l, i] = 1 / |S_l| for i in S_l, S_l the available candidates whose label is that of the ideal
-    list's candidate at l: equals are interchangeable, so that tie-breaking is not learnt. A slot where
-    every available candidate has the same label tells nothing and weighs 0; the others weigh their DCG
-    discount.
+    list's candidate at l: equals are interchangeable, so that tie-breaking is not learnt.
+
+    A slot weighs its DCG discount, or 0 where it tells nothing about what to place: every available
+    candidate has the same label, or the ideal list has run out of relevant ones. A slot of the latter
+    kind would learn to hold what is surest to be irrelevant, and in a block that also has slots for
+    relevant candidates it would place the worst candidate ahead of doubtful ones.
 
     Args:
         labels: float32 [batch, n].
@@ -106,7 +109,8 @@ def slot_targets(labels: tf.Tensor, available: tf.Tensor, order: tf.Tensor) -> t
     equals = available & (labels[:, tf.newaxis] == grades[..., tf.newaxis]) & filled[..., tf.newaxis]
     count = tf.reduce_sum(tf.cast(equals, tf.float32), -1)
     targets = tf.cast(equals, tf.float32) / tf.maximum(count, 1.0)[..., tf.newaxis]
-    informative = filled & (count < tf.reduce_sum(tf.cast(available, tf.float32), -1))
+    choice = count < tf.reduce_sum(tf.cast(available, tf.float32), -1)
+    informative = filled & choice & (grades > 0.0)
     return targets, tf.cast(informative, tf.float32) * discount(order.shape[1])
 
 
@@ -144,7 +148,7 @@ def unlikelihood(
         logits: float32 [batch, L, n].
         available: bool [batch, L, n].
         negatives: float32 [batch, n], 1 for explicit negatives.
-        weights: float32 [batch, L]; give 0 to slots whose ideal candidate is itself irrelevant.
+        weights: float32 [batch, L], from `slot_targets`.
 
     Returns:
         A float32 scalar.

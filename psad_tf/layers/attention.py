@@ -33,6 +33,20 @@ def masked_softmax(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     return tf.nn.softmax(masked, axis=-1) * allowed
 
 
+def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """Mean over a sequence of the entries that are there.
+
+    Args:
+        values: [batch, h, d].
+        mask: bool [batch, h].
+
+    Returns:
+        [batch, d], 0 where no entry is there.
+    """
+    present = tf.cast(mask, values.dtype)[..., tf.newaxis]
+    return tf.reduce_sum(values * present, 1) / tf.maximum(tf.reduce_sum(present, 1), 1.0)
+
+
 def block_causal_mask(slots: int, block_size: int) -> tf.Tensor:
     """Which slots a slot may attend to: those of its own block and of the blocks before it.
 

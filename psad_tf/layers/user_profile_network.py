@@ -10,7 +10,7 @@ import tensorflow_recommenders as tfrs
 
 from psad_tf.config import ModelConfig
 from psad_tf.features import HISTORY_PREFIX, FeatureDeclaration
-from psad_tf.layers.attention import masked_softmax
+from psad_tf.layers.attention import masked_mean, masked_softmax
 from psad_tf.layers.embedding import FeatureEmbedding
 from psad_tf.layers.list_context import standardized_in_list
 from psad_tf.layers.mlp import MLP
@@ -147,9 +147,8 @@ class UserProfileNetwork(tf.keras.layers.Layer):
         logits = tf.einsum("bd,bhd->bh", self.pooling_query(user), history)
         weights = masked_softmax(tf.cast(logits, tf.float32) * self.dim**-0.5, mask)
         long_term = tf.einsum("bh,bhd->bd", tf.cast(weights, history.dtype), history)
-        recent = tf.cast(mask[:, : self.config.short_term_length], history.dtype)
-        total = tf.einsum("bh,bhd->bd", recent, history[:, : self.config.short_term_length])
-        short_term = total / tf.maximum(tf.reduce_sum(recent, -1, keepdims=True), 1.0)
+        recent = self.config.short_term_length
+        short_term = masked_mean(history[:, :recent], mask[:, :recent])
         return tf.concat([user, long_term, short_term], -1)
 
     def _gated(self, item: tf.Tensor, intent: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
@@ -167,10 +166,8 @@ class UserProfileNetwork(tf.keras.layers.Layer):
             feature.vocabulary: embedded
             for feature, embedded in zip(declaration.candidate_categorical, items, strict=True)
         }
-        present = tf.cast(mask, self.compute_dtype)[..., tf.newaxis]
-        count = tf.maximum(tf.reduce_sum(present, 1), 1.0)
         return [
-            of_vocabulary[feature.vocabulary] * (tf.reduce_sum(embedded * present, 1) / count)[:, tf.newaxis]
+            of_vocabulary[feature.vocabulary] * masked_mean(embedded, mask)[:, tf.newaxis]
             for feature, embedded in zip(declaration.history.categorical, past, strict=True)
             if feature.vocabulary in of_vocabulary
         ]

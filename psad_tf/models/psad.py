@@ -25,7 +25,8 @@ class PSAD(tf.keras.Model):
 
     One step minimizes L = L_teacher + a L_student + b(t) L_KD over one tape and one compiled graph:
 
-    - L_teacher: `slot_cross_entropy` against the ideal list, plus `unlikelihood` of explicit negatives;
+    - L_teacher: `slot_cross_entropy` against the ideal list, plus `pointwise_loss` of the pointer's
+      bias, plus `unlikelihood` of explicit negatives;
     - L_student: `listwise_loss` plus `pointwise_loss`;
     - L_KD: `distillation_loss` from the teacher's slot distributions, ramped up from 0, plus the
       optional `pairwise_order_loss`. The teacher is under stop_gradient there, from the first step on:
@@ -123,6 +124,7 @@ class PSAD(tf.keras.Model):
         )
         if not self._tutor:
             total += terms["teacher"] + config.loss.unlikelihood_weight * terms["unlikelihood"]
+            total += config.loss.teacher_pointwise_weight * terms["teacher_pointwise"]
         if relevance is not None:
             distillation = config.distillation
             terms["distillation"] = losses.distillation_loss(
@@ -172,12 +174,11 @@ class PSAD(tf.keras.Model):
         memory = self.teacher.encode(profile, mask, batch[INITIAL_RANK], seed)
         order, available, logits = self._forced(batch, memory, ties, seed)
         targets, weights = losses.slot_targets(labels, available, order)
-        grades = tf.gather(labels, tf.maximum(order, 0), batch_dims=1)
+        worth = tf.sigmoid(tf.cast(memory.bias, tf.float32))
         terms = {
             "teacher": losses.slot_cross_entropy(logits, available, targets, weights),
-            "unlikelihood": losses.unlikelihood(
-                logits, available, batch["negatives"], tf.where(grades > 0.0, weights, 0.0)
-            ),
+            "teacher_pointwise": losses.pointwise_loss(worth, labels, mask),
+            "unlikelihood": losses.unlikelihood(logits, available, batch["negatives"], weights),
         }
         if not self.config.distillation.enabled or self.config.distillation.mode == "offline":
             return terms, None

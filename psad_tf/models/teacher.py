@@ -46,7 +46,9 @@ class Teacher(tf.keras.layers.Layer):
     Decoder input at slot l: pos_l + W m[candidate at slot l - K], or the start embedding in the first
     block; so a slot knows the items of all earlier blocks and, of its own block, only the other slots'
     queries. Self-attention is block-causal, and blind to slots past the end of a shorter list.
-    Pointer: logit[l, i] = q_l . k_i / sqrt(d) + b_i over the candidates unchosen when the block began.
+    Pointer: logit[l, i] = q_l . k_i / sqrt(d) + b_i over the candidates unchosen when the block began;
+    b_i is also trained as the logit of the candidate's relevance, which tells the encoder of irrelevant
+    candidates what slots, that only ask for relevant ones, do not.
 
     K = 1 is the autoregressive decoder, K = L the one-shot pointer; the code is the same.
 

@@ -21,6 +21,13 @@ def test_slot_targets_sum_to_one_at_filled_slots_and_zero_past_the_end():
     np.testing.assert_allclose(weights, [[1.0, 1 / np.log2(3), 0.0, 0.0]], rtol=1e-6)
 
 
+def test_slots_past_the_relevant_candidates_teach_nothing_inside_a_block_either():
+    labels, mask = tf.constant([[0.0, 1.0, 0.0, 0.0]]), tf.ones([1, 4], tf.bool)
+    order = losses.ideal_order(labels, mask, tf.zeros([1, 4]), 3)
+    _, weights = losses.slot_targets(labels, losses.slot_availability(order, mask, 3), order)
+    np.testing.assert_array_equal(weights, [[1.0, 0.0, 0.0]])
+
+
 def test_slot_cross_entropy_of_a_hand_computed_case():
     labels, mask, order = tf.constant([[1.0, 0.0]]), tf.ones([1, 2], tf.bool), tf.constant([[0, 1]])
     available = losses.slot_availability(order, mask, 1)

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from psad_tf.config import ModelConfig
 from psad_tf.features import HISTORY_PREFIX, INITIAL_RANK, FeatureDeclaration
+from psad_tf.layers.attention import masked_mean
 from psad_tf.layers.embedding import FeatureEmbedding
 
 
@@ -47,7 +48,7 @@ class CandidateInputs(tf.keras.layers.Layer):
         declaration = self.declaration
         past = encoded["history_mask"]
         history = {
-            f.vocabulary: _masked_mean(
+            f.vocabulary: masked_mean(
                 self.embeddings(encoded[HISTORY_PREFIX + f.name], f, seed=seed, label=HISTORY_PREFIX), past
             )
             for f in declaration.history.categorical
@@ -61,7 +62,7 @@ class CandidateInputs(tf.keras.layers.Layer):
             for vocabulary, mean in history.items()
             if vocabulary in candidates
         ]
-        pooled = _masked_mean(encoded["history_dense"], past)
+        pooled = masked_mean(encoded["history_dense"], past)
         of_list = tf.concat([self.user(encoded, seed), *history.values(), pooled], -1)
         ranks = tf.math.log1p(tf.cast(encoded[INITIAL_RANK], tf.float32))[..., tf.newaxis]
         of_lists = tf.repeat(of_list[:, tf.newaxis], tf.shape(ranks)[1], axis=1)
@@ -78,9 +79,3 @@ class CandidateInputs(tf.keras.layers.Layer):
         """The candidates' embeddings alone, float32 [batch, n, width]."""
         features = self.declaration.candidate_categorical
         return tf.concat([self.embeddings(encoded[f.name], f, seed=seed) for f in features], -1)
-
-
-def _masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Mean of `values` [batch, h, d] over the true entries of `mask` [batch, h]; 0 where there are none."""
-    present = tf.cast(mask, values.dtype)[..., tf.newaxis]
-    return tf.reduce_sum(values * present, 1) / tf.maximum(tf.reduce_sum(present, 1), 1.0)

@@ -33,7 +33,9 @@ def test_permutation_and_padding_move_scores_and_nothing_else(lists, candidates,
     for name in ("scores", "probabilities"):
         padding = -1e9 if name == "scores" else 0.0
         expected = np.pad(plain[name].numpy(), [[0, 0], [0, extra]], constant_values=padding)[:, order]
-        np.testing.assert_allclose(moved[name], expected, rtol=1e-5, atol=1e-5)
+        # Sums over candidates round by the size of their terms, not of the score that comes out.
+        scale = max(10.0, np.abs(expected, where=expected != padding, out=np.zeros_like(expected)).max())
+        np.testing.assert_allclose(moved[name], expected, rtol=1e-5, atol=1e-6 * scale)
 
 
 def _shared_model(cache: list[PSAD] = []) -> PSAD:  # noqa: B006

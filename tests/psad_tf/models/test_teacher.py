@@ -110,7 +110,7 @@ def test_block_of_one_equals_a_plain_autoregressive_decoder(model):
 
 
 def plain_one_shot(model: PSAD, batch: dict[str, tf.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Every slot's distribution from one pass, then the largest entries that are still free."""
+    """Every slot's distribution from one pass, then the largest discounted entries that are still free."""
     memory, teacher, mask = memory_of(model, batch), model.teacher, batch["mask"].numpy()
     orders, distributions = [], []
     for row in range(len(mask)):
@@ -122,7 +122,8 @@ def plain_one_shot(model: PSAD, batch: dict[str, tf.Tensor]) -> tuple[np.ndarray
         logits = pointed(model, memory, row, norm(teacher.decoder_norm, state))
         distributions.append(softmax(np.where(mask[row], logits, -np.inf)))
         order = np.full(len(state), -1)
-        for place in np.argsort(-distributions[-1][: mask[row].sum()], axis=None):
+        worth = distributions[-1] / np.log2(2.0 + np.arange(len(state)))[:, np.newaxis]
+        for place in np.argsort(-worth[: mask[row].sum()], axis=None):
             slot, candidate = divmod(int(place), mask.shape[1])
             if order[slot] < 0 and candidate not in order:
                 order[slot] = candidate
