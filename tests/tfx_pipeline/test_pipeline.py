@@ -1,4 +1,4 @@
-"""The whole pipeline on generated data: first run, the same again, a spoilt model, broken data."""
+"""The whole pipeline on generated data: first run, the same again, new data, a spoilt model, broken data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tfx_pipeline.runner import PipelineRun, read_run, run_local
 from tfx_pipeline.served import check_served
 from tfx_pipeline.settings import PipelineSettings
 
-pytestmark = pytest.mark.timeout(1200)  # the fixture of the first test runs the pipeline four times
+pytestmark = pytest.mark.timeout(1200)  # the fixture of the first test runs the pipeline five times
 
 WORLD = SimulatorConfig(lists=320, candidates=6, items=40, seed=7)
 SPARED = ("ListExampleGen", "StatisticsGen", "ExampleValidator", "AnomalyGate", "Trainer", "InfraCheck")
@@ -42,6 +42,7 @@ class Runs:
     first: PipelineRun
     versions_after_first: list[str]
     again: PipelineRun
+    later: PipelineRun
     spoilt: PipelineRun
     versions_before_spoilt: list[str]
     versions_after_spoilt: list[str]
@@ -85,9 +86,9 @@ def runs(tmp_path_factory) -> Runs:
     first_code = main(["tfx", *arguments])
     first, versions_after_first = read_run(settings), versions()
     again = run_local(settings)
-    versions_before_spoilt = versions()
-    later = dataclasses.replace(WORLD, lists=400, start_time=WORLD.start_time + 30 * 86_400)
-    simulate(str(raw / "span-2" / "version-1"), later)
+    new_world = dataclasses.replace(WORLD, lists=400, start_time=WORLD.start_time + 30 * 86_400)
+    simulate(str(raw / "span-2" / "version-1"), new_world)
+    later, versions_before_spoilt = run_local(settings), versions()
     spoilt = run_local(dataclasses.replace(settings, run_fn="tests.tfx_pipeline.spoilt.run_fn"))
     versions_after_spoilt = versions()
     broken = raw / "span-3" / "version-1"
@@ -105,6 +106,7 @@ def runs(tmp_path_factory) -> Runs:
         first,
         versions_after_first,
         again,
+        later,
         spoilt,
         versions_before_spoilt,
         versions_after_spoilt,
@@ -150,16 +152,19 @@ def test_the_same_run_again_takes_everything_from_the_cache_that_cost_time(runs)
     assert runs.again.lists == runs.first.lists and runs.again.run_dir == runs.first.run_dir
 
 
-def test_a_later_run_is_compared_with_the_blessed_model_on_the_new_data(runs):
-    verdict = runs.spoilt.verdict
-    assert runs.spoilt.lists != runs.first.lists
+def test_a_later_run_is_compared_with_the_blessed_model_on_the_new_data_and_pushed(runs):
+    verdict = runs.later.verdict
+    assert runs.later.lists != runs.first.lists
     assert verdict.baseline["overall"]["example_count"] == 40
-    assert verdict.baseline["overall"]["ndcg_10"] > verdict.metrics["overall"]["ndcg_10"] + 0.05
+    assert verdict.passed and runs.later.pushed is not None
+    assert len(runs.versions_before_spoilt) == len(runs.versions_after_first) + 1
 
 
 def test_a_spoilt_model_is_not_pushed(runs):
-    assert runs.spoilt.pushed is None and not runs.spoilt.verdict.passed
-    (failure,) = runs.spoilt.verdict.failures
+    verdict = runs.spoilt.verdict
+    assert runs.spoilt.pushed is None and not verdict.passed
+    assert verdict.baseline["overall"]["ndcg_10"] > verdict.metrics["overall"]["ndcg_10"] + 0.05
+    (failure,) = verdict.failures
     assert failure.startswith("overall: ndcg_10 differs by -0.")
     assert runs.spoilt.infra_reason == ""  # it could be served, and is not good enough
     assert runs.versions_after_spoilt == runs.versions_before_spoilt
@@ -198,11 +203,14 @@ def _files(node: LineageNode) -> set[str]:
 
 
 def test_lineage_leads_from_the_pushed_model_to_its_raw_files(runs):
-    span = runs.folder / "raw" / "span-1" / "version-2"
-    expected = {str(span / f"{kind}.jsonl") for kind in ("impressions", "interactions", "users", "items")}
-    assert _files(pushed_lineage(runs.settings.metadata_path)) == expected
-    version = runs.versions_after_first[0]
-    assert _files(pushed_lineage(runs.settings.metadata_path, version)) == expected
+    kinds = ("impressions", "interactions", "users", "items")
+
+    def files(version: str) -> set[str]:
+        return {str(runs.folder / "raw" / version / f"{kind}.jsonl") for kind in kinds}
+
+    assert _files(pushed_lineage(runs.settings.metadata_path)) == files("span-2/version-1")
+    (first,) = runs.versions_after_first
+    assert _files(pushed_lineage(runs.settings.metadata_path, first)) == files("span-1/version-2")
 
 
 def test_the_lineage_command_prints_every_step(runs, capsys):
