@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
+from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
 
 from psad_tf.errors import InputError
 
@@ -46,10 +50,9 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
         InputError: There is no such runner, or a package that it needs is not installed.
     """
     name = options.view_as(StandardOptions).runner
-    if name in (None, "DirectRunner"):
-        from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
-        return FnApiRunner()
+    if name in (None, "DirectRunner", "FnApiRunner"):
+        in_processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
+        return _ProcessRunner() if in_processes else FnApiRunner()
     if name == "DaskRunner":
         _import_dask()
         name = DASK
@@ -57,6 +60,21 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
         return create_runner(name)
     except (ValueError, ImportError) as error:
         raise InputError(f"--runner: {error}") from error
+
+
+class _ProcessRunner(FnApiRunner):
+    """Starts its workers by a command that a space in Python's path does not break, as Beam's own is."""
+
+    @property
+    def _default_environment(self) -> Environment:
+        python = shlex.quote(sys.executable)
+        return SubprocessSDKEnvironment.from_command_string(
+            f"{python} -m apache_beam.runners.worker.sdk_worker_main"
+        )
+
+    @_default_environment.setter
+    def _default_environment(self, _: Environment) -> None:
+        """Beam sets its own."""
 
 
 def _import_dask() -> None:

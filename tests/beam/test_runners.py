@@ -70,7 +70,14 @@ def _refuses(damaged, output, flags):
     assert not output.exists()
 
 
-def test_worker_processes_make_the_same_bytes(raw, expected, tmp_path, capfd):
+def test_worker_processes_make_the_same_bytes_though_pythons_path_has_a_space(
+    raw, expected, tmp_path, capfd, monkeypatch
+):
+    python = tmp_path / "a folder" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
     flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     manifest = preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS, pipeline_options=flags)
     _equal(tmp_path / "lists", manifest, expected)
