@@ -346,7 +346,7 @@ def draw(load: Mapping[str, Any], path: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     sizes = list(next(iter(load.values())))
     figure, axes = pyplot.subplots(2, len(sizes), figsize=(4 * len(sizes), 6), sharex=True, squeeze=False)
@@ -357,8 +357,10 @@ def draw(load: Mapping[str, Any], path: str) -> None:
             axes[0][column].plot(clients, [p["throughput"] for p in points], marker="o", label=mode)
             axes[1][column].plot(clients, [p["p99_ms"] for p in points], marker="o", label=mode)
         axes[0][column].set_title(f"N = {size[1:]}")
-        axes[1][column].set_yscale("log")
+        axes[0][column].set_ylim(bottom=0)
+        axes[1][column].set_ylim(bottom=0)
         axes[1][column].set_xscale("log", base=2)
+        axes[1][column].xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:.0f}"))
         axes[1][column].set_xlabel("clients")
     axes[0][0].set_ylabel("lists a second")
     axes[1][0].set_ylabel("p99 at 60% of that, ms")
