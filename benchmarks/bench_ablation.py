@@ -275,15 +275,27 @@ def draw(found: Mapping[str, Any], path: str) -> None:
     figure, axes = pyplot.subplots(1, len(drawn), figsize=(5.5 * len(drawn), 4.2), squeeze=False)
     for axis, (data, variants) in zip(axes[0], drawn.items(), strict=True):
         blocks = {int(n[1:]): each for n, each in variants.items() if n.startswith("k") and "decode" in each}
-        for size, each in sorted(blocks.items()):
+        shades = pyplot.get_cmap("viridis")
+        for index, (size, each) in enumerate(sorted(blocks.items())):
             latency, quality = each["decode"]["median_ms"], each["teacher"]
-            axis.errorbar(latency, quality["mean"], quality["std"], fmt="o", color="tab:blue", capsize=3)
-            axis.annotate(f"K={size}", (latency, quality["mean"]), textcoords="offset points", xytext=(5, 5))
+            color, name = shades(index / len(blocks)), f"teacher, K={size}"
+            axis.errorbar(
+                latency, quality["mean"], quality["std"], fmt="o", color=color, capsize=3, label=name
+            )
         quality = variants[FULL]["student"]
         latency = variants[FULL]["student_decode"]["median_ms"]
-        axis.errorbar(latency, quality["mean"], quality["std"], fmt="*", ms=14, color="tab:red", capsize=3)
-        axis.annotate("student", (latency, quality["mean"]), textcoords="offset points", xytext=(8, 8))
-        axis.set_xscale("log")
+        axis.errorbar(
+            latency,
+            quality["mean"],
+            quality["std"],
+            fmt="*",
+            ms=14,
+            color="tab:red",
+            capsize=3,
+            label="student",
+        )
+        axis.set_xlim(left=0)
+        axis.legend(loc="lower left")
         axis.set_xlabel("median latency of one list, ms")
         axis.set_ylabel("NDCG@10, test lists")
         axis.set_title(data)
