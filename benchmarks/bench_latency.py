@@ -204,15 +204,17 @@ def draw(found: Mapping[str, Any], path: str) -> None:
     from matplotlib import pyplot
 
     batches = sorted({batch for each in found.values() for batch in each}, key=lambda name: int(name[1:]))
+    everything = {name for each in found.values() for times in each.values() for name in times}
+    curves = sorted((name for name in everything if not name.endswith("_all")), key=_model_order)
+    colors = dict(zip(curves, pyplot.get_cmap("tab20").colors, strict=False))
     figure, axes = pyplot.subplots(1, len(batches), figsize=(5 * len(batches), 4.5), squeeze=False)
     for axis, batch in zip(axes[0], batches, strict=True):
-        axis.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)
         points = {int(setting[1:]): each[batch] for setting, each in found.items() if batch in each}
-        models = sorted({name for each in points.values() for name in each}, key=_model_order)
-        for model in models:
+        for model in curves:
             at = sorted(n for n in points if model in points[n])
             style = "-" if model == STUDENT else ("--" if model.startswith("teacher") else ":")
-            axis.plot(at, [points[n][model]["median_ms"] for n in at], style, marker="o", ms=3, label=model)
+            times = [points[n][model]["median_ms"] for n in at]
+            axis.plot(at, times, style, color=colors[model], marker="o", ms=3, label=model)
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xticks(sorted(points), [str(n) for n in sorted(points)])
