@@ -276,24 +276,22 @@ def draw(found: Mapping[str, Any], path: str) -> None:
     for axis, (data, variants) in zip(axes[0], drawn.items(), strict=True):
         blocks = {int(n[1:]): each for n, each in variants.items() if n.startswith("k") and "decode" in each}
         shades = pyplot.get_cmap("viridis")
-        for index, (size, each) in enumerate(sorted(blocks.items())):
-            latency, quality = each["decode"]["median_ms"], each["teacher"]
-            color, name = shades(index / len(blocks)), f"teacher, K={size}"
-            axis.errorbar(
-                latency, quality["mean"], quality["std"], fmt="o", color=color, capsize=3, label=name
+        points = [
+            (
+                f"teacher, K={size}",
+                each["decode"],
+                each["teacher"],
+                {"fmt": "o", "color": shades(i / len(blocks))},
             )
-        quality = variants[FULL]["student"]
-        latency = variants[FULL]["student_decode"]["median_ms"]
-        axis.errorbar(
-            latency,
-            quality["mean"],
-            quality["std"],
-            fmt="*",
-            ms=14,
-            color="tab:red",
-            capsize=3,
-            label="student",
-        )
+            for i, (size, each) in enumerate(sorted(blocks.items()))
+        ]
+        full = variants[FULL]
+        star = {"fmt": "*", "ms": 14, "color": "tab:red"}
+        points.append(("student", full["student_decode"], full["student"], star))
+        for label, decode, quality, style in points:
+            axis.errorbar(
+                decode["median_ms"], quality["mean"], quality["std"], capsize=3, label=label, **style
+            )
         axis.set_xlim(left=0)
         axis.legend(loc="lower left")
         axis.set_xlabel("median latency of one list, ms")

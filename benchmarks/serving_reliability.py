@@ -28,6 +28,7 @@ from psad_tf.serving.requests import Candidate, RerankRequest
 from psad_tf.serving.server import EmbeddedServer
 from psad_tf.serving.settings import ServerSettings
 
+_UNFORESEEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
 _REQUEST = RerankRequest("1", [Candidate(str(item), float(-item)) for item in range(1, 21)])
 
 
@@ -184,9 +185,6 @@ def fuzz(work_dir: str, model_dir: str, lists_dir: str, requests: int, seed: int
                 leaks += any(each in details for each in ("Traceback", ".py", os.getcwd(), "site-packages"))
         still = all(predict(each.SerializeToString(), timeout=30) for each in good)
     return Fuzz(requests, dict(codes), unforeseen, leaks, still)
-
-
-_UNFORESEEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
 
 
 def malformed(good: predict_pb2.PredictRequest, rng: random.Random) -> bytes:

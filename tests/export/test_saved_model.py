@@ -268,7 +268,7 @@ def test_warm_up_covers_the_numbers_of_candidates_that_traffic_will_have(
 
 
 @pytest.mark.parametrize(
-    ("counts", "message"), [((0,), "0 candidates"), ((13,), "1 to 12"), ((2,) * 99, "27")]
+    ("counts", "message"), [((0,), "0 candidates"), ((13,), "1 to 12"), ((2,) * 99, "at most 27")]
 )
 def test_impossible_numbers_of_warm_up_candidates_are_refused(
     tiny_run: pathlib.Path, tiny_lists: pathlib.Path, tmp_path: pathlib.Path, counts: Any, message: str
