@@ -14,7 +14,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from psad_tf.serving.settings import Batching
-from psad_tf.serving.signature import Signature
+from psad_tf.serving.signature import Signature, new_session
 from psad_tf.serving.status import ServingError, failed_precondition
 
 FILES_LIST = os.path.join("assets.extra", "files.json")
@@ -37,7 +37,6 @@ class LoadedVersion:
         version: Its number.
         path: Its folder.
         batching: How requests are batched.
-        scheduler: Name of the shared batching threads.
         warmup: Whether to replay the warm-up records.
 
     Raises:
@@ -51,29 +50,40 @@ class LoadedVersion:
         path: str,
         *,
         batching: Batching | None = None,
-        scheduler: str = "psad",
         warmup: bool = True,
     ) -> None:
         self.model = model
         self.version = version
         self._in_flight = 0
+        self._retired = False
         self._changed = threading.Condition()
+        self.signatures: dict[str, Signature] = {}
+        self._session = new_session()
+        self._model: Any = None  # its variables and tables live as long as the session
         try:
             verify_files(path)
             definitions = _signature_definitions(path)
-            loaded = tf.saved_model.load(path)
-            self.signatures = {
-                name: Signature(name, function, definitions[name], batching, scheduler, loaded)
-                for name, function in loaded.signatures.items()
-            }
+            with self._session.graph.as_default(), self._session.as_default():
+                self._model = tf.saved_model.load(path)
+                self._session.run(
+                    [tf.compat.v1.global_variables_initializer(), tf.compat.v1.tables_initializer()]
+                )
+                building = threading.Lock()
+                self.signatures = {
+                    name: Signature(name, function, definitions[name], self._session, building, batching)
+                    for name, function in self._model.signatures.items()
+                }
             self.definitions = definitions
             if warmup:
                 self._warm_up(os.path.join(path, WARMUP_FILE))
         except LoadError:
+            self._close()
             raise
         except ServingError as error:
+            self._close()
             raise LoadError(f"warm-up failed: {error.message}") from None
         except Exception as error:  # TensorFlow raises many kinds on damaged files
+            self._close()
             reason = str(error).strip().splitlines()
             raise LoadError(f"{type(error).__name__}: {reason[0][:300] if reason else ''}") from None
 
@@ -89,20 +99,40 @@ class LoadedVersion:
         except KeyError:
             raise failed_precondition(f'Serving signature key "{name[:64]}" not found.') from None
 
-    def __enter__(self) -> LoadedVersion:
+    def acquire(self) -> bool:
+        """Keeps the version loaded until `release`; false when it has been retired."""
         with self._changed:
-            self._in_flight += 1
-        return self
+            if not self._retired:
+                self._in_flight += 1
+            return not self._retired
 
-    def __exit__(self, *_: object) -> None:
+    def release(self) -> None:
+        """Ends one `acquire`."""
         with self._changed:
             self._in_flight -= 1
+            self._close_if_done()
             self._changed.notify_all()
 
-    def wait_until_idle(self, seconds: float) -> bool:
-        """Waits until no request uses this version; false when the time is over first."""
+    def retire(self, seconds: float) -> bool:
+        """Lets no new request in; everything is given back when the last one is done.
+
+        Returns:
+            Whether that was within so many seconds.
+        """
         with self._changed:
+            self._retired = True
+            self._close_if_done()
             return self._changed.wait_for(lambda: self._in_flight == 0, seconds)
+
+    def _close_if_done(self) -> None:
+        if self._retired and not self._in_flight:
+            self._close()
+
+    def _close(self) -> None:
+        """Gives weights, tables, graphs and batching threads back."""
+        self.signatures = {}
+        self._model = None
+        self._session.close()
 
     def _warm_up(self, path: str) -> None:
         if not os.path.isfile(path):

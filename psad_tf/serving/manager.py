@@ -6,11 +6,12 @@ one let go, after its last request. A version that cannot be loaded changes noth
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -93,7 +94,7 @@ class ModelManager:
     # --- requests --------------------------------------------------------------------------------
 
     def lookup(self, spec: Any) -> LoadedVersion:
-        """The version that a ModelSpec asks for; enter it while using it.
+        """The version that a ModelSpec asks for.
 
         Raises:
             ServingError: The model, version or label is unknown.
@@ -117,6 +118,17 @@ class ModelManager:
         if loaded is None:
             raise not_found(f"Servable not found for request: Specific({name}, {version})")
         return loaded
+
+    @contextlib.contextmanager
+    def using(self, spec: Any) -> Iterator[LoadedVersion]:
+        """`lookup`, and the version stays loaded until the block ends."""
+        loaded = self.lookup(spec)
+        while not loaded.acquire():  # it left between the two steps; what replaces it is there by then
+            loaded = self.lookup(spec)
+        try:
+            yield loaded
+        finally:
+            loaded.release()
 
     def states(self, name: str) -> dict[int, VersionState]:
         """Every version ever seen of a model, by number."""
@@ -213,6 +225,12 @@ class ModelManager:
         for thread in self._watchers:
             thread.join()
 
+    def unload(self) -> None:
+        """Lets every version go."""
+        with self._work:
+            for name in list(self._serving):
+                self._publish(name, {}, {})
+
     def wait_until(self, condition: Callable[[ModelManager], bool], seconds: float) -> bool:
         """Waits until a condition on the states holds; false when the time is over first."""
         with self._changed:
@@ -281,7 +299,7 @@ class ModelManager:
         for version, loaded in before.versions.items() if before else ():
             if version not in versions:
                 self._set(name, version, VersionState(UNLOADING))
-                if not loaded.wait_until_idle(self._drain_seconds):
+                if not loaded.retire(self._drain_seconds):
                     _log.warning("version %d of model %s still has requests", version, name)
                 self._seen.pop((name, version), None)
                 self._set(name, version, VersionState(END))

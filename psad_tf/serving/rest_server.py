@@ -234,7 +234,7 @@ def _predict(service: ServingService, match: re.Match[str], body: bytes) -> dict
     data = parse_body(body)
     spec = _model_spec(match)
     spec.signature_name = data.get("signature_name", "")
-    with service.manager.lookup(spec) as loaded:
+    with service.manager.using(spec) as loaded:
         definition = loaded.signature(spec.signature_name).definition
         tensors, form = tensors_from_json(data, definition)
     request = predict_pb2.PredictRequest(model_spec=spec)

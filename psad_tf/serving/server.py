@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from typing import Any
@@ -19,7 +18,6 @@ from psad_tf.serving.status import ServingError
 
 _log = logging.getLogger(__name__)
 _DEFAULTS = ServerSettings()
-_numbers = itertools.count()
 
 
 class EmbeddedServer:
@@ -42,7 +40,6 @@ class EmbeddedServer:
         self._config = config if self._config_file is None else read_model_config(self._config_file)
         self.settings = settings
         self.metrics = Metrics()
-        scheduler = f"psad_{os.getpid()}_{next(_numbers)}"
 
         def load(model: str, version: int, path: str) -> LoadedVersion:
             return LoadedVersion(
@@ -50,7 +47,6 @@ class EmbeddedServer:
                 version,
                 path,
                 batching=settings.batching,
-                scheduler=scheduler,
                 warmup=settings.enable_model_warmup,
             )
 
@@ -86,6 +82,7 @@ class EmbeddedServer:
         try:
             self.manager.configure(self._config)
         except ServingError as error:
+            self.manager.unload()
             raise InputError(error.message) from None
         self._grpc = GrpcServer(self.service, self.settings)
         self.port = self._grpc.port
@@ -130,6 +127,7 @@ class EmbeddedServer:
             self._grpc.stop(grace)
         if self._rest is not None:
             self._rest.stop(grace)
+        self.manager.unload()
 
     def __enter__(self) -> EmbeddedServer:
         return self.start()

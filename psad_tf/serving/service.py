@@ -44,7 +44,7 @@ class ServingService:
     def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
         """PredictionService.Predict."""
         spec = request.model_spec
-        with self.manager.lookup(spec) as loaded:
+        with self.manager.using(spec) as loaded:
             signature = loaded.signature(spec.signature_name)
             start = time.perf_counter()
             outputs = signature.run(request.inputs, request.output_filter)

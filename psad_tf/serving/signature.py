@@ -3,11 +3,13 @@
 Tensors are decoded inside the graph (`ParseTensor`), outside Python's lock. With batching the decoded
 tensors go through TensorFlow's own batching kernel, `BatchFunction`: requests whose tensors agree in
 every dimension but the first share a queue.
+
+A graph runs in the session of its version, as in TensorFlow Serving: in the thread of the request, without
+handing the work to another thread and back, and all its memory goes when the session is closed.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import threading
@@ -18,6 +20,7 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import config_pb2
 
 from psad_tf.serving.settings import Batching
 from psad_tf.serving.status import ServingError, from_tensorflow, invalid_argument, safe_line
@@ -25,8 +28,21 @@ from psad_tf.serving.status import ServingError, from_tensorflow, invalid_argume
 MOST_ELEMENTS = 2**22
 MOST_SERIALIZED_BYTES = 2**25
 _MOST_QUEUES = 64
+_IN_THE_CALLERS_THREAD = -1
 
 _queue_numbers = itertools.count()
+_Graph = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def new_session() -> tf.compat.v1.Session:
+    """A session for one model.
+
+    Its graphs are not optimized as a whole, which would take a second for each: the function with the model,
+    which is not inlined, is optimized when it first runs.
+    """
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = True
+    return tf.compat.v1.Session(graph=tf.Graph(), config=config)
 
 
 class Signature:
@@ -34,11 +50,11 @@ class Signature:
 
     Args:
         name: Its name in the SavedModel.
-        function: Its concrete function, by named tensors.
+        function: Its concrete function, by named tensors, in the session's graph.
         definition: Its SignatureDef.
+        session: The session that the model was loaded into.
+        building: Held while something is added to the session's graph.
         batching: How requests are batched; None runs each alone.
-        scheduler: Name of the batching threads that this signature shares with others.
-        owner: The loaded SavedModel: its variables and tables live as long as this signature.
     """
 
     def __init__(
@@ -46,16 +62,15 @@ class Signature:
         name: str,
         function: Any,
         definition: Any,
+        session: tf.compat.v1.Session,
+        building: threading.Lock,
         batching: Batching | None,
-        scheduler: str,
-        owner: Any,
     ) -> None:
-        self._owner = owner
         self.name = name
         self.definition = definition
         self._function = function
+        self._session = session
         self._batching = batching
-        self._scheduler = scheduler
         self._inputs = sorted(definition.inputs)
         self._specs = {
             alias: tf.TensorSpec(
@@ -67,8 +82,8 @@ class Signature:
         }
         self._outputs = sorted(definition.outputs)
         self._single = self._build(None)
-        self._queues: dict[tuple[tuple[int, ...], ...], Callable[[tf.Tensor], Any]] = {}
-        self._lock = threading.Lock()
+        self._queues: dict[tuple[tuple[int, ...], ...], _Graph] = {}
+        self._building = building
 
     def run(
         self, inputs: Mapping[str, tensor_pb2.TensorProto], output_filter: Sequence[str] = ()
@@ -87,21 +102,18 @@ class Signature:
         """
         self._check_inputs(inputs)
         wanted = self._check_filter(output_filter)
-        serialized = tf.constant([inputs[alias].SerializeToString() for alias in self._inputs], tf.string)
+        serialized = np.array([inputs[alias].SerializeToString() for alias in self._inputs], object)
         try:
-            values = self._run(serialized, inputs)
+            (values,) = self._run(serialized, inputs)
         except tf.errors.OpError as error:
             raise from_tensorflow(error.error_code, error.message) from None
         except UnicodeDecodeError as error:
             # TensorFlow's message quotes bytes of the request that are no text; only bad values do that.
             raise invalid_argument(safe_line(error.object.decode("utf-8", "replace"))) from None
-        finally:
-            _release(serialized)
-        answers = dict(zip(self._outputs, values.numpy(), strict=True))
-        _release(values)
+        answers = dict(zip(self._outputs, values, strict=True))
         return {alias: typed_proto(answers[alias]) for alias in wanted}
 
-    def _run(self, serialized: tf.Tensor, inputs: Mapping[str, tensor_pb2.TensorProto]) -> tf.Tensor:
+    def _run(self, serialized: np.ndarray, inputs: Mapping[str, tensor_pb2.TensorProto]) -> list[np.ndarray]:
         if self._batching is None:
             return self._single(serialized)
         queue = self._queue(inputs)
@@ -111,7 +123,7 @@ class Signature:
             # One request's bad values fail a whole batch: alone, only the bad one fails.
             return self._single(serialized)
 
-    def _queue(self, inputs: Mapping[str, tensor_pb2.TensorProto]) -> Callable[[tf.Tensor], Any]:
+    def _queue(self, inputs: Mapping[str, tensor_pb2.TensorProto]) -> _Graph:
         """The batch queue of requests of this shape, made when first seen; a bounded number of them."""
         shapes = [tuple(d.size for d in inputs[alias].tensor_shape.dim) for alias in self._inputs]
         if not all(shapes):
@@ -127,7 +139,7 @@ class Signature:
         key = tuple(shape[1:] for shape in shapes)
         queue = self._queues.get(key)
         if queue is None:
-            with self._lock:
+            with self._building:
                 queue = self._queues.get(key)
                 if queue is None:
                     if len(self._queues) >= _MOST_QUEUES:
@@ -135,7 +147,7 @@ class Signature:
                     queue = self._queues[key] = self._build(key)
         return queue
 
-    def _build(self, key: tuple[tuple[int, ...], ...] | None) -> Callable[[tf.Tensor], Any]:
+    def _build(self, key: tuple[tuple[int, ...], ...] | None) -> _Graph:
         """The graph from serialized TensorProtos to serialized TensorProtos; batched when `key` is given.
 
         One tensor goes in and one comes out: each tensor that TensorFlow hands to Python costs time.
@@ -148,37 +160,42 @@ class Signature:
             outputs = self._function(**dict(zip(self._inputs, tensors, strict=True)))
             return [outputs[alias] for alias in self._outputs]
 
-        inner = tf.function(compute, autograph=False).get_concrete_function(*specs)
-        queue_name = f"{self._scheduler}/{self.name}/{next(_queue_numbers)}"
-
-        def answer(serialized: tf.Tensor) -> tf.Tensor:
-            return tf.stack([tf.io.serialize_tensor(output) for output in outputs(serialized)])
-
-        def outputs(serialized: tf.Tensor) -> Sequence[tf.Tensor]:
+        with self._session.graph.as_default():
+            serialized = tf.compat.v1.placeholder(tf.string, [len(specs)])
             tensors = [
                 tf.ensure_shape(tf.io.parse_tensor(serialized[index], spec.dtype), spec.shape)
                 for index, spec in enumerate(specs)
             ]
-            if key is None:
-                return inner(*tensors)
-            assert self._batching is not None
-            return tf.raw_ops.BatchFunction(
-                in_tensors=tensors,
-                captured_tensors=inner.captured_inputs,
-                f=inner,
-                Tout=[output.dtype for output in inner.outputs],
-                num_batch_threads=self._batching.num_batch_threads,
-                max_batch_size=self._batching.max_batch_size,
-                batch_timeout_micros=self._batching.batch_timeout_micros,
-                max_enqueued_batches=self._batching.max_enqueued_batches,
-                allowed_batch_sizes=list(self._batching.allowed_batch_sizes),
-                enable_large_batch_splitting=self._batching.enable_large_batch_splitting,
-                shared_name=self._scheduler,
-                batching_queue=queue_name,
-            )
+            inner = _function(compute, specs, {"_noinline": True})
+            outputs = inner(*tensors) if key is None else self._batched(inner, specs, tensors)
+            answer = tf.stack([tf.io.serialize_tensor(output) for output in outputs])
+        options = config_pb2.CallableOptions(feed=[serialized.name], fetch=[answer.name])
+        options.run_options.inter_op_thread_pool = _IN_THE_CALLERS_THREAD
+        # The public make_callable runs a feed through Python's Session.run, at ten times the cost.
+        graph: _Graph = self._session._make_callable_from_options(options)
+        return graph
 
-        traced = tf.function(answer, autograph=False)
-        return traced.get_concrete_function(tf.TensorSpec([len(specs)], tf.string))
+    def _batched(
+        self, inner: Any, specs: Sequence[tf.TensorSpec], tensors: Sequence[tf.Tensor]
+    ) -> Sequence[tf.Tensor]:
+        """`inner` on a queue of its own; all queues of a version share its batching threads."""
+        assert self._batching is not None
+        batch = _function(inner, specs)
+        outputs: Sequence[tf.Tensor] = tf.raw_ops.BatchFunction(
+            in_tensors=tensors,
+            captured_tensors=batch.captured_inputs,
+            f=batch,
+            Tout=[output.dtype for output in batch.outputs],
+            num_batch_threads=self._batching.num_batch_threads,
+            max_batch_size=self._batching.max_batch_size,
+            batch_timeout_micros=self._batching.batch_timeout_micros,
+            max_enqueued_batches=self._batching.max_enqueued_batches,
+            allowed_batch_sizes=list(self._batching.allowed_batch_sizes),
+            enable_large_batch_splitting=self._batching.enable_large_batch_splitting,
+            shared_name="batching",
+            batching_queue=f"{self.name}/{next(_queue_numbers)}",
+        )
+        return outputs
 
     def _check_inputs(self, inputs: Mapping[str, tensor_pb2.TensorProto]) -> None:
         if inputs.keys() != self._specs.keys():
@@ -252,14 +269,11 @@ def typed_proto(serialized: bytes) -> tensor_pb2.TensorProto:
     return proto
 
 
-def _release(tensor: tf.Tensor) -> None:
-    """Frees a tensor's attribute storage, which TensorFlow 2.15 leaks with each tensor on Python 3.11.
-
-    Its class has a dictionary of its own beside the one that Python manages for its base class, and frees
-    only the former: 48 bytes a tensor, gigabytes a day under load.
-    """
-    with contextlib.suppress(AttributeError, TypeError):
-        del tensor.__dict__
+def _function(
+    compute: Callable[..., Any], specs: Sequence[tf.TensorSpec], attributes: Mapping[str, bool] | None = None
+) -> Any:
+    traced = tf.function(compute, autograph=False, experimental_attributes=attributes)
+    return traced.get_concrete_function(*specs)
 
 
 _FIELDS = {

@@ -146,9 +146,8 @@ def test_a_model_without_versions_is_an_error_at_start(tmp_path: pathlib.Path) -
 def test_requests_that_run_when_a_version_leaves_are_answered(
     running: EmbeddedServer, base: pathlib.Path, models: pathlib.Path
 ) -> None:
-    loaded = running.manager.lookup(scale_request().model_spec)
     add_version(base, models, 2)
-    with loaded:
+    with running.manager.using(scale_request().model_spec) as loaded:
         swap = threading.Thread(target=running.manager.poll)
         swap.start()
         assert running.manager.wait_until(
@@ -158,6 +157,7 @@ def test_requests_that_run_when_a_version_leaves_are_answered(
         assert list(outputs["y"].float_val) == [1.0, 2.0] and states(running)[1] != END
     swap.join()
     assert states(running)[1] == END
+    assert not loaded.acquire()  # whoever found it just before it left looks again
 
 
 def test_reload_moves_labels_and_policies(
