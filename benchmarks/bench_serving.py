@@ -4,11 +4,12 @@ Exports a trained run (by default `make demo`'s) as plain, XLA and float16 Saved
 same way; serves them in a process of their own; sends real lists of N candidates over loopback. Writes to
 --output_dir
 
-    serving.json  {"machine", "variants", "overhead", "load", "teacher", "memory", "reliability"}
+    serving.json  {"machine", "variants", "overhead", "load", "batching", "teacher", "memory", "reliability"}
     serving.md    the same as tables
     serving.png   throughput and latency against the number of clients, with and without batching
 
 Throughput is measured with all clients busy; latencies in open loop at 60% of that (see serving_load.py).
+Server and load generator share the machine's CPUs, but for the section "batching", where each has its half.
 --sections runs some parts only and keeps the results of the others.
 """
 
@@ -19,7 +20,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import (
@@ -34,7 +35,7 @@ from benchmarks.common import (
 from psad_tf.errors import InputError
 from psad_tf.files import replaced_file
 
-SECTIONS = ("variants", "overhead", "load", "teacher", "memory", "reliability")
+SECTIONS = ("variants", "overhead", "load", "batching", "teacher", "memory", "reliability")
 BATCHING = {
     "max_batch_size": 32,
     "batch_timeout_micros": 1000,
@@ -42,6 +43,8 @@ BATCHING = {
     "num_batch_threads": 2,
 }
 _OPEN_LOOP_SHARE = 0.6
+_BATCHING_CLIENTS = 32
+_BATCHING_ROUNDS = 3
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -85,6 +88,7 @@ def run(options: argparse.Namespace) -> None:
         "variants": variants,
         "overhead": overhead,
         "load": load,
+        "batching": batching,
         "teacher": teacher,
         "memory": memory,
         "reliability": reliability,
@@ -199,6 +203,34 @@ def _point(server: Any, file: str, clients: int, seconds: float) -> dict[str, An
         **{key: calm[key] for key in ("p50_ms", "p99_ms", "p999_ms")},
         "busy": {key: busy[key] for key in ("p50_ms", "p99_ms", "p999_ms")},
     }
+
+
+def batching(options: argparse.Namespace, paths: Mapping[str, str]) -> dict[str, Any]:
+    """Throughput with and without batching, in turns; server and load generator on CPUs of their own."""
+    from benchmarks.serving_setup import lists_of, on_cpus, serving, write_requests
+
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        raise InputError("section 'batching' needs two CPUs: one for the server, one for the load")
+    half = len(cpus) // 2
+    file = os.path.join(options.work_dir, "load.txt")
+    result: dict[str, Any] = {"server_cpus": half, "clients": _BATCHING_CLIENTS}
+    for candidates in options.candidates:
+        write_requests(file, "plain", lists_of(options.lists_dir, candidates))
+        points = result[f"n{candidates}"] = {"alone": [], "batched": []}
+        for _ in range(_BATCHING_ROUNDS):
+            for mode, settings in (("alone", None), ("batched", {**BATCHING, "num_batch_threads": half})):
+                with (
+                    on_cpus(cpus[:half]),
+                    serving(options.work_dir, {"plain": paths["plain"]}, settings) as server,
+                    on_cpus(cpus[half:]),
+                ):
+                    point = _measure(
+                        server, file, clients=_BATCHING_CLIENTS, seconds=options.seconds, warmup_seconds=1.5
+                    )
+                points[mode].append({key: point[key] for key in ("throughput", "server_cpu_ms", "failures")})
+                print(f"N={candidates} {mode}: {point['throughput']:.0f}/s", flush=True)
+    return result
 
 
 def _measure(server: Any, file: str, **settings: Any) -> dict[str, Any]:
@@ -316,6 +348,11 @@ def tables(found: Mapping[str, Any]) -> str:
         header += ["server CPU ms", "client CPU ms"]
         title = "Load (latencies at 60% of the throughput; CPU time a request, on the same cores)"
         parts += [title, markdown_table(header, rows)]
+    if "batching" in found:
+        parts += [
+            f"Batching, {found['batching']['clients']} clients, server and load generator on their own CPUs",
+            _batching_table(found["batching"]),
+        ]
     if "teacher" in found:
         rows = [
             [
@@ -340,6 +377,26 @@ def tables(found: Mapping[str, Any]) -> str:
         rows = [[name, json.dumps(facts)] for name, facts in found["reliability"].items()]
         parts += ["Reliability", markdown_table(["test", "found"], rows)]
     return "\n\n".join(parts)
+
+
+def _batching_table(found: Mapping[str, Any]) -> str:
+    rows = []
+    for size in (key for key in found if key.startswith("n")):
+        alone, batched = (
+            [[point[key] for point in found[size][mode]] for key in ("throughput", "server_cpu_ms")]
+            for mode in ("alone", "batched")
+        )
+        ratios = [more / fewer for fewer, more in zip(alone[0], batched[0], strict=True)]
+        rows.append(
+            [size[1:], f"{_mean(alone[0]):.0f}", f"{_mean(batched[0]):.0f}", f"{_mean(ratios):.2f}",
+             f"{min(ratios):.2f} to {max(ratios):.2f}", f"{_mean(alone[1]):.2f}", f"{_mean(batched[1]):.2f}"]
+        )  # fmt: skip
+    header = ["N", "alone, lists/s", "batched, lists/s", "ratio", "of the rounds", "alone, CPU ms"]
+    return markdown_table([*header, "batched, CPU ms"], rows)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def draw(load: Mapping[str, Any], path: str) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 
 import grpc
 import numpy as np
+import psutil
 from tensorflow_serving.apis import predict_pb2
 
 from benchmarks.serving_load import PREDICT
@@ -26,7 +27,7 @@ from psad_tf.serving.connection import ModelChoice
 from psad_tf.serving.policy import CallPolicy
 from psad_tf.serving.requests import Candidate, RerankRequest
 from psad_tf.serving.server import EmbeddedServer
-from psad_tf.serving.settings import ServerSettings
+from psad_tf.serving.settings import Batching, ServerSettings
 
 _UNFORESEEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
 _REQUEST = RerankRequest("1", [Candidate(str(item), float(-item)) for item in range(1, 21)])
@@ -92,23 +93,27 @@ def kill_and_restart(work_dir: str, model_dir: str, clients: int = 8) -> Kill:
 
 @dataclasses.dataclass(frozen=True)
 class Swaps:
-    """Requests across version swaps."""
+    """Requests across version swaps; `growth_mib` is memory from the fifth swap to the last."""
 
     swaps: int
     requests: int
     failures: int
     versions_seen: int
+    growth_mib: float
 
 
 def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int = 8) -> Swaps:
-    """Puts new versions of the real model in place under load, and removes the old ones."""
+    """Puts new versions of the real model in place under load, batched, and removes the old ones."""
     base = os.path.join(work_dir, "swapping")
     shutil.rmtree(base, ignore_errors=True)
     shutil.copytree(model_dir, os.path.join(base, "1"))
     request = write_requests(os.path.join(work_dir, "one.txt"), "plain", lists_of(lists_dir, 20, 1))[0]
-    settings = ServerSettings(rest_api_port=None, file_system_poll_wait_seconds=0)
+    settings = ServerSettings(
+        rest_api_port=None, file_system_poll_wait_seconds=0, batching=Batching(32, 1000, num_batch_threads=2)
+    )
     counts: Counter[str] = Counter()
     ended = threading.Event()
+    memory = []
     with EmbeddedServer.of_model("plain", base, settings) as server:
 
         def ask() -> None:
@@ -130,12 +135,14 @@ def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int
             os.rename(aside, os.path.join(base, str(version)))
             server.manager.poll()
             shutil.rmtree(os.path.join(base, str(version - 1)))
+            memory.append(psutil.Process().memory_info().rss / 2**20)
         ended.set()
         for thread in threads:
             thread.join()
         seen = len(server.manager.states("plain"))
     failures = sum(counts.values()) - counts["answered"]
-    return Swaps(swaps, sum(counts.values()), failures, seen)
+    growth = memory[-1] - memory[min(4, len(memory) - 1)]
+    return Swaps(swaps, sum(counts.values()), failures, seen, round(growth, 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -141,6 +141,17 @@ def serving(
         process.wait(30)
 
 
+@contextlib.contextmanager
+def on_cpus(cpus: Sequence[int]) -> Iterator[None]:
+    """Processes and threads that start in the block run on these CPUs only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def cpu_seconds(process: psutil.Process) -> float:
     """CPU time that a process has used."""
     times = process.cpu_times()
