@@ -20,7 +20,8 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.common import (
@@ -36,12 +37,6 @@ from psad_tf.errors import InputError
 from psad_tf.files import replaced_file
 
 SECTIONS = ("variants", "overhead", "load", "batching", "teacher", "memory", "reliability")
-BATCHING = {
-    "max_batch_size": 32,
-    "batch_timeout_micros": 1000,
-    "max_enqueued_batches": 64,
-    "num_batch_threads": 2,
-}
 _OPEN_LOOP_SHARE = 0.6
 _BATCHING_CLIENTS = 32
 _BATCHING_ROUNDS = 3
@@ -165,7 +160,7 @@ def overhead(options: argparse.Namespace, paths: Mapping[str, str]) -> dict[str,
 
 def load(options: argparse.Namespace, paths: Mapping[str, str]) -> dict[str, Any]:
     """Throughput and latency by number of clients and candidates, alone and batched."""
-    from benchmarks.serving_setup import lists_of, serving, write_requests
+    from benchmarks.serving_setup import BATCHING, lists_of, serving, write_requests
 
     result: dict[str, Any] = {}
     for mode, model, batching in (
@@ -207,7 +202,7 @@ def _point(server: Any, file: str, clients: int, seconds: float) -> dict[str, An
 
 def batching(options: argparse.Namespace, paths: Mapping[str, str]) -> dict[str, Any]:
     """Throughput with and without batching, in turns; server and load generator on CPUs of their own."""
-    from benchmarks.serving_setup import lists_of, on_cpus, serving, write_requests
+    from benchmarks.serving_setup import BATCHING, lists_of, on_cpus, serving, write_requests
 
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
@@ -267,7 +262,7 @@ def teacher(options: argparse.Namespace, paths: Mapping[str, str]) -> dict[str, 
 
 def memory(options: argparse.Namespace, paths: Mapping[str, str]) -> dict[str, Any]:
     """Resident memory of the server over many requests, batched, lists of all sizes mixed."""
-    from benchmarks.serving_setup import lists_of, run_load, serving, write_requests
+    from benchmarks.serving_setup import BATCHING, lists_of, run_load, serving, write_requests
 
     file = os.path.join(options.work_dir, "mixed.txt")
     lists = [each for n in (5, 20, 50) for each in lists_of(options.lists_dir, n, 20)]
@@ -383,20 +378,21 @@ def _batching_table(found: Mapping[str, Any]) -> str:
     rows = []
     for size in (key for key in found if key.startswith("n")):
         alone, batched = (
-            [[point[key] for point in found[size][mode]] for key in ("throughput", "server_cpu_ms")]
+            {key: [point[key] for point in found[size][mode]] for key in ("throughput", "server_cpu_ms")}
             for mode in ("alone", "batched")
         )
-        ratios = [more / fewer for fewer, more in zip(alone[0], batched[0], strict=True)]
+        ratios = [b / a for a, b in zip(alone["throughput"], batched["throughput"], strict=True)]
         rows.append(
-            [size[1:], f"{_mean(alone[0]):.0f}", f"{_mean(batched[0]):.0f}", f"{_mean(ratios):.2f}",
-             f"{min(ratios):.2f} to {max(ratios):.2f}", f"{_mean(alone[1]):.2f}", f"{_mean(batched[1]):.2f}"]
-        )  # fmt: skip
+            [
+                size[1:],
+                *(f"{statistics.fmean(each['throughput']):.0f}" for each in (alone, batched)),
+                f"{statistics.fmean(ratios):.2f}",
+                f"{min(ratios):.2f} to {max(ratios):.2f}",
+                *(f"{statistics.fmean(each['server_cpu_ms']):.2f}" for each in (alone, batched)),
+            ]
+        )
     header = ["N", "alone, lists/s", "batched, lists/s", "ratio", "of the rounds", "alone, CPU ms"]
     return markdown_table([*header, "batched, CPU ms"], rows)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def draw(load: Mapping[str, Any], path: str) -> None:

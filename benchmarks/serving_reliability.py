@@ -17,7 +17,7 @@ import psutil
 from tensorflow_serving.apis import predict_pb2
 
 from benchmarks.serving_load import PREDICT
-from benchmarks.serving_setup import lists_of, serving, write_requests
+from benchmarks.serving_setup import BATCHING, lists_of, serving, write_requests
 from export.signatures import EXAMPLES, RERANK_EXAMPLES, SERVING_DEFAULT
 from export.warmup import predict_request, raw_tensors
 from psad_tf.errors import InputError
@@ -109,7 +109,7 @@ def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int
     shutil.copytree(model_dir, os.path.join(base, "1"))
     request = write_requests(os.path.join(work_dir, "one.txt"), "plain", lists_of(lists_dir, 20, 1))[0]
     settings = ServerSettings(
-        rest_api_port=None, file_system_poll_wait_seconds=0, batching=Batching(32, 1000, num_batch_threads=2)
+        rest_api_port=None, file_system_poll_wait_seconds=0, batching=Batching(**BATCHING)
     )
     counts: Counter[str] = Counter()
     ended = threading.Event()

@@ -29,6 +29,12 @@ VARIANTS: Mapping[str, GraphOptions] = {
     "float16": GraphOptions(float16=True),
 }
 TEACHER = "teacher"
+BATCHING = {
+    "max_batch_size": 32,
+    "batch_timeout_micros": 1000,
+    "max_enqueued_batches": 64,
+    "num_batch_threads": 2,
+}
 REQUESTS = 64
 
 

@@ -61,29 +61,32 @@ class LoadedVersion:
         self._session = new_session()
         self._model: Any = None  # its variables and tables live as long as the session
         try:
+            self._load(path, batching, warmup)
+        except LoadError:
+            self._close()
+            raise
+
+    def _load(self, path: str, batching: Batching | None, warmup: bool) -> None:
+        try:
             verify_files(path)
-            definitions = _signature_definitions(path)
+            self.definitions = _signature_definitions(path)
+            building = threading.Lock()
             with self._session.graph.as_default(), self._session.as_default():
                 self._model = tf.saved_model.load(path)
                 self._session.run(
                     [tf.compat.v1.global_variables_initializer(), tf.compat.v1.tables_initializer()]
                 )
-                building = threading.Lock()
                 self.signatures = {
-                    name: Signature(name, function, definitions[name], self._session, building, batching)
+                    name: Signature(name, function, self.definitions[name], self._session, building, batching)
                     for name, function in self._model.signatures.items()
                 }
-            self.definitions = definitions
             if warmup:
                 self._warm_up(os.path.join(path, WARMUP_FILE))
         except LoadError:
-            self._close()
             raise
         except ServingError as error:
-            self._close()
             raise LoadError(f"warm-up failed: {error.message}") from None
         except Exception as error:  # TensorFlow raises many kinds on damaged files
-            self._close()
             reason = str(error).strip().splitlines()
             raise LoadError(f"{type(error).__name__}: {reason[0][:300] if reason else ''}") from None
 

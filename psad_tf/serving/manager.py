@@ -226,10 +226,12 @@ class ModelManager:
             thread.join()
 
     def unload(self) -> None:
-        """Lets every version go."""
+        """Lets every version go, without waiting for requests that still run."""
         with self._work:
-            for name in list(self._serving):
-                self._publish(name, {}, {})
+            left, self._serving = self._serving, {}
+            for serving in left.values():
+                for loaded in serving.versions.values():
+                    loaded.retire(0)
 
     def wait_until(self, condition: Callable[[ModelManager], bool], seconds: float) -> bool:
         """Waits until a condition on the states holds; false when the time is over first."""
