@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 when it did its work, 1 when a check that it ran failed, 2 for a wrong input (one line on
         stderr says what and where), 75 when another worker of a distributed run is gone, 130 when
-        interrupted.
+        interrupted, 141 when whoever read its output has stopped.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -82,9 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     options = parser.parse_args(arguments)
     try:
-        return int(options.run(options) or 0)
+        code = int(options.run(options) or 0)
+        sys.stdout.flush()
+        return code
     except InputError as error:
         return _fail(str(error))
+    except BrokenPipeError:  # as in `psad rerank ... | head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered goes there at exit
+        return 141  # 128 + SIGPIPE, as a shell counts it
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return _fail(f"{error.filename or 'output'}: the disk is full")

@@ -37,6 +37,16 @@ def test_help_does_not_import_tensorflow():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "psad_tf.cli", "simulate", "--output_dir", str(tmp_path / "raw")]
+    with subprocess.Popen(
+        [*command, "--lists", "10"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
 def test_unknown_subcommand(capsys):
     assert "'rerang'" in fails(capsys, "rerang")
 
