@@ -25,7 +25,7 @@ help:
 	@echo "make format  apply ruff's formatting and safe fixes"
 
 demo: setup
-	@$(PY) -m psad_tf.cli demo --output_dir runs/demo --config configs/movielens.json --overlap_stride 5
+	@$(PY) -m psad_tf.cli.main demo --output_dir runs/demo --config movielens --overlap_stride 5
 
 test: setup-dev lint types unit
 
@@ -34,7 +34,7 @@ setup: .venv/runtime.lock
 setup-dev: .venv/dev.lock
 
 # A stamp holds a copy of the lock it was made from: setup is skipped while the two are equal.
-.venv/runtime.lock: requirements.txt pyproject.toml
+.venv/runtime.lock: requirements.txt pyproject.toml setup.py
 	@if [ -x $(PY) ] && cmp -s requirements.txt $@; then touch $@; else \
 	set -e; python="$$($(FIND_PYTHON))"; \
 	if [ -z "$$python" ]; then echo "psad: Python 3.11 is needed: install it so that 'python3.11' is on PATH" >&2; exit 2; fi; \
@@ -65,7 +65,10 @@ format: setup-dev
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
+# mypy sees the packages as they are installed, by links.
 types: setup-dev
+	@mkdir -p .cache/types/psad_tf && rm -rf .cache/types/psad_tf/* && ln -s "$$PWD"/psad_tf/* .cache/types/psad_tf/ && \
+	for each in beam export tfx_pipeline configs; do ln -s "$$PWD/$$each" .cache/types/psad_tf/; done
 	@$(PY) -m mypy
 
 unit: setup-dev

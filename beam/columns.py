@@ -12,8 +12,8 @@ import datetime
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from psad_tf.data.records import IMPRESSIONS, INTERACTIONS, ITEMS, USERS, RecordError
 from psad_tf.features import FeatureDeclaration
-from psad_tf.records import IMPRESSIONS, INTERACTIONS, ITEMS, USERS, RecordError
 
 PARTS = ("feedback", "features", "context")
 SEPARATOR = "|"

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from beam.messages import Handler, Message, Step, messages, of_topic, partition_of, report
-from beam.sorted_runs import RunWriter, merge_runs
-from psad_tf.records import RecordError
+from psad_tf.beam.messages import Handler, Message, Step, messages, of_topic, partition_of, report
+from psad_tf.beam.sorted_runs import RunWriter, merge_runs
+from psad_tf.data.records import RecordError
 
 DEAD = "dead"
 SHARD_NAME = "dead_letters/part-{:05d}-of-{:05d}.jsonl"
@@ -89,7 +89,7 @@ class _WriteDeadLetters(Handler):
         self._partitions = partitions
 
     def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
-        from beam.writers import OutputFile
+        from psad_tf.beam.writers import OutputFile
 
         runs = of_topic(received, DEAD)
         name = SHARD_NAME.format(partition, self._partitions)

@@ -15,17 +15,17 @@ from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from google.protobuf import text_format
 
-from beam.options import PreprocessOptions
-from beam.schema import record_schema
-from beam.sorted_runs import create
-from beam.transforms.presence import LABEL
-from beam.transforms.shards import SHARD_NAME
-from beam.transforms.statistics import DenseSummary
-from beam.transforms.vocabularies import VOCABULARY_NAME
-from beam.writers import PARTS, OutputFile
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.schema import record_schema
+from psad_tf.beam.sorted_runs import create
+from psad_tf.beam.transforms.presence import LABEL
+from psad_tf.beam.transforms.shards import SHARD_NAME
+from psad_tf.beam.transforms.statistics import DenseSummary
+from psad_tf.beam.transforms.vocabularies import VOCABULARY_NAME
+from psad_tf.beam.writers import PARTS, OutputFile
+from psad_tf.data.records import IMPRESSIONS, INTERACTIONS, KINDS
 from psad_tf.errors import InputError
 from psad_tf.features import AGE_SECONDS, HISTORY_PREFIX, SPLITS, FeatureDeclaration
-from psad_tf.records import IMPRESSIONS, INTERACTIONS, KINDS
 
 FORMAT = "psad-lists"
 VERSION = 1

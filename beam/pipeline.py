@@ -27,23 +27,23 @@ from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from beam.dead_letters import WriteDeadLetters
-from beam.manifest import MANIFEST, SCHEMA, STATISTICS, Reports, finish, read_json
-from beam.messages import REPORT, Handler, Message, Step, of_topic
-from beam.options import PreprocessOptions
-from beam.progress import shown_progress
-from beam.runners import make_runner, parse_beam_options
-from beam.sorted_runs import create
-from beam.sources import FileRange, RawInputs, find_ranges
-from beam.transforms.deduplicate import Deduplicate
-from beam.transforms.histories import JoinHistories
-from beam.transforms.items import BuildItemTable
-from beam.transforms.read import ReadRecords
-from beam.transforms.rows import AssembleRows
-from beam.transforms.shards import WriteShards
-from beam.transforms.split import FindSplitPoints
-from beam.transforms.vocabularies import RankValues, WriteVocabularies
-from beam.writers import PARTS
+from psad_tf.beam.dead_letters import WriteDeadLetters
+from psad_tf.beam.manifest import MANIFEST, SCHEMA, STATISTICS, Reports, finish, read_json
+from psad_tf.beam.messages import REPORT, Handler, Message, Step, of_topic
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.progress import shown_progress
+from psad_tf.beam.runners import make_runner, parse_beam_options
+from psad_tf.beam.sorted_runs import create
+from psad_tf.beam.sources import FileRange, RawInputs, find_ranges
+from psad_tf.beam.transforms.deduplicate import Deduplicate
+from psad_tf.beam.transforms.histories import JoinHistories
+from psad_tf.beam.transforms.items import BuildItemTable
+from psad_tf.beam.transforms.read import ReadRecords
+from psad_tf.beam.transforms.rows import AssembleRows
+from psad_tf.beam.transforms.shards import WriteShards
+from psad_tf.beam.transforms.split import FindSplitPoints
+from psad_tf.beam.transforms.vocabularies import RankValues, WriteVocabularies
+from psad_tf.beam.writers import PARTS
 from psad_tf.errors import InputError
 from psad_tf.features import SPLITS, FeatureDeclaration
 from psad_tf.files import check_replaceable, replaced_directory

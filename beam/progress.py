@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from beam.writers import PARTS
+from psad_tf.beam.writers import PARTS
 
 _EVERY_SECONDS = 10.0
 

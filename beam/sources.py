@@ -25,8 +25,8 @@ from typing import Any, BinaryIO, NamedTuple
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
+from psad_tf.data.records import IMPRESSIONS, INTERACTIONS, ITEMS, KINDS, USERS, RecordError
 from psad_tf.errors import InputError
-from psad_tf.records import IMPRESSIONS, INTERACTIONS, ITEMS, KINDS, USERS, RecordError
 
 RANGE_BYTES = 32 << 20
 FORMATS = {

@@ -11,8 +11,8 @@ from typing import Any
 
 from apache_beam.io.filesystems import FileSystems
 
-from beam.crc32c import crc32c
-from beam.sorted_runs import create
+from psad_tf.beam.crc32c import crc32c
+from psad_tf.beam.sorted_runs import create
 
 # A gzip member without name and time, so that the same records give the same bytes.
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"

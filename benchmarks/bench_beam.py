@@ -44,7 +44,7 @@ def main() -> None:
         if arguments.measure:
             print(json.dumps(measure(*arguments.measure)))
             return
-        path = os.path.join(arguments.results_dir, "beam.json")
+        path = os.path.join(arguments.results_dir, "psad_tf.beam.json")
         results = read_json(path, {})
         for lists in sorted(arguments.lists):
             raw = simulated_logs(arguments.work_dir, lists)
@@ -58,7 +58,7 @@ def main() -> None:
             check_equal(simulated_logs(arguments.work_dir, fewest), arguments.work_dir)
             print(f"The plain writer and the Beam job write equal lists ({fewest:,} compared)")
         print(table(results))
-        picture = os.path.join(arguments.results_dir, "beam.png")
+        picture = os.path.join(arguments.results_dir, "psad_tf.beam.png")
         draw(results, picture)
         print(f"Wrote {path} and {picture}")
 
@@ -68,7 +68,7 @@ def simulated_logs(work_dir: str, lists: int) -> str:
     folder = os.path.join(work_dir, f"raw-{lists}")
     if not os.path.isdir(folder):
         from psad_tf.datasets.simulated import simulate
-        from psad_tf.simulator import SimulatorConfig
+        from psad_tf.datasets.simulator import SimulatorConfig
 
         simulate(folder, SimulatorConfig(lists=lists), progress=True)
     return folder
@@ -96,8 +96,8 @@ def measure(engine: str, raw: str, output: str) -> dict[str, Any]:
         def run() -> int:
             return write_lists(raw, output, declaration, LEVEL)
     else:
-        from beam.options import PreprocessOptions
-        from beam.pipeline import preprocess
+        from psad_tf.beam.options import PreprocessOptions
+        from psad_tf.beam.pipeline import preprocess
 
         flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
 

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> None:
     """Times every setting and writes the results after each."""
     from benchmarks.timing import interleaved, statistics
-    from psad_tf.input_pipeline import load_encoder
+    from psad_tf.data.list_folder import load_encoder
 
     if min(*options.candidates, *options.batches, *options.block_sizes, options.slots) < 1:
         raise InputError("candidates, batches, block_sizes and slots: must be at least 1")
@@ -113,8 +113,8 @@ def make_models(encoder: Any, slots: int) -> dict[str, Any]:
 
     from benchmarks.runs import baseline_base
     from benchmarks.timing import random_batch
-    from psad_tf.models.baselines import NEURAL_BASELINES
-    from psad_tf.models.baselines.lambdamart import LambdaMART, LambdaMARTConfig
+    from psad_tf.baselines import NEURAL_BASELINES
+    from psad_tf.baselines.lambdamart import LambdaMART, LambdaMARTConfig
 
     declaration, sizes = encoder.declaration, encoder.vocabulary_sizes
     base = baseline_base(slots)

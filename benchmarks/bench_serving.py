@@ -105,8 +105,8 @@ def run(options: argparse.Namespace) -> None:
 def variants(options: argparse.Namespace, paths: Mapping[str, str]) -> dict[str, Any]:
     """Size, latency in process, difference from the run and NDCG@10 of each exported variant."""
     from benchmarks.serving_setup import VARIANTS
-    from export.parity import check_parity
-    from psad_tf.input_pipeline import load_manifest
+    from psad_tf.data.list_folder import load_manifest
+    from psad_tf.export.parity import check_parity
 
     count = load_manifest(options.lists_dir)["lists"]["test"]
     result = {}

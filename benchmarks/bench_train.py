@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
 
         lists_dir = movielens_lists()
     from psad_tf.config import load_train_config
-    from psad_tf.input_pipeline import load_encoder
+    from psad_tf.data.list_folder import load_encoder
 
     config, encoder = load_train_config(options.config), load_encoder(lists_dir)
     found: dict[str, Any] = {"steps": {}, "pipeline": {}}
@@ -79,8 +79,8 @@ def measure_steps(lists_dir: str, encoder: Any, config: Any, batch_size: int, ro
     import tensorflow as tf
 
     from benchmarks.timing import interleaved
-    from psad_tf.input_pipeline import ListDataset
-    from psad_tf.train import build_model
+    from psad_tf.data.batches import ListDataset
+    from psad_tf.training.trainer import build_model
 
     data = dataclasses.replace(config.data, batch_size=batch_size)
     batch = next(iter(ListDataset(lists_dir, "train", encoder, data).training_batches(1, 0)))
@@ -135,8 +135,8 @@ def measure_pipeline(lists_dir: str, encoder: Any, config: Any, epochs: int) -> 
     import numpy as np
     import tensorflow as tf
 
-    from psad_tf.input_pipeline import ListDataset
-    from psad_tf.train import build_model
+    from psad_tf.data.batches import ListDataset
+    from psad_tf.training.trainer import build_model
 
     def dataset(cache: bool) -> ListDataset:
         return ListDataset(lists_dir, "train", encoder, dataclasses.replace(config.data, cache=cache))

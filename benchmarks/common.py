@@ -31,7 +31,7 @@ def prepare(arguments: Sequence[str]) -> None:
     Raises:
         InputError: The step failed.
     """
-    from psad_tf.cli import main
+    from psad_tf.cli.main import main
 
     print(f"psad {' '.join(arguments)}", flush=True)
     code = main(list(arguments))
@@ -53,7 +53,7 @@ def movielens_lists(work_dir: str = WORK_DIR) -> str:
 
 def data_fingerprint(lists_dir: str) -> str:
     """Tells the lists of one folder from all others: a hash of its files' hashes."""
-    from psad_tf.input_pipeline import load_manifest
+    from psad_tf.data.list_folder import load_manifest
 
     files = load_manifest(lists_dir)["files"]
     return fingerprint({name: facts["sha256"] for name, facts in files.items()})

@@ -12,13 +12,15 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.common import ResultStore, code_fingerprint, data_fingerprint, fingerprint, read_json
+from psad_tf.baselines import NEURAL_BASELINES
+from psad_tf.baselines.lambdamart import LambdaMART, LambdaMARTConfig
+from psad_tf.baselines.training import train_baseline
 from psad_tf.config import DataConfig, EmbeddingConfig, ModelConfig, OptimizerConfig, TrainConfig
 from psad_tf.config import load_train_config as load_config
-from psad_tf.input_pipeline import FeatureEncoder, ListDataset, load_encoder
+from psad_tf.data.batches import ListDataset
+from psad_tf.data.encoder import FeatureEncoder
+from psad_tf.data.list_folder import load_encoder
 from psad_tf.metrics import mean_metrics, per_list_metrics
-from psad_tf.models.baselines import NEURAL_BASELINES
-from psad_tf.models.baselines.lambdamart import LambdaMART, LambdaMARTConfig
-from psad_tf.models.baselines.training import train_baseline
 
 LAMBDAMART = "lambdamart"
 BASELINES = (LAMBDAMART, *NEURAL_BASELINES)
@@ -27,10 +29,12 @@ PER_LIST = "ndcg@10"
 # What a result depends on besides its configuration and data.
 _SHARED_CODE = (
     *(f"layers/{name}.py" for name in ("attention", "dropout", "embedding", "mlp")),
-    *(f"{name}.py" for name in ("input_pipeline", "losses", "metrics", "decoding", "optimizer")),
+    *(f"{name}.py" for name in ("losses", "metrics", "data/parsing", "data/encoder", "data/batches")),
+    "decoding/*.py",
+    "training/optimizer.py",
 )
-BASELINE_CODE = (*_SHARED_CODE, "models/baselines/*.py")
-PSAD_CODE = (*_SHARED_CODE, "assignment.py", "train.py", "layers/*.py", "models/*.py")
+BASELINE_CODE = (*_SHARED_CODE, "baselines/*.py")
+PSAD_CODE = (*_SHARED_CODE, "training/trainer.py", "layers/*.py", "models/*.py")
 
 # batch, scores -> {metric: a value a list}
 Measure = Callable[[Mapping[str, tf.Tensor], np.ndarray], Mapping[str, np.ndarray]]
@@ -219,8 +223,8 @@ class Runner:
         return record
 
     def _train_psad(self, config: TrainConfig, test: bool) -> dict[str, Any]:
-        from psad_tf.runs import load_psad
-        from psad_tf.train import train
+        from psad_tf.training.run_folder import load_psad
+        from psad_tf.training.trainer import train
 
         tf.keras.backend.clear_session()
         started = time.perf_counter()

@@ -18,10 +18,10 @@ from tensorflow_serving.apis import predict_pb2
 
 from benchmarks.serving_load import PREDICT
 from benchmarks.serving_setup import BATCHING, lists_of, serving, write_requests
-from export.signatures import EXAMPLES, RERANK_EXAMPLES, SERVING_DEFAULT
-from export.warmup import predict_request, raw_tensors
+from psad_tf.data.list_folder import load_encoder
 from psad_tf.errors import InputError
-from psad_tf.input_pipeline import load_encoder
+from psad_tf.export.signatures import EXAMPLES, RERANK_EXAMPLES, SERVING_DEFAULT
+from psad_tf.export.warmup import predict_request, raw_tensors
 from psad_tf.serving.client import RerankClient
 from psad_tf.serving.connection import ModelChoice
 from psad_tf.serving.policy import CallPolicy

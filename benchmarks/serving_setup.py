@@ -14,14 +14,15 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from export.saved_model import export_saved_model
-from export.signatures import EXAMPLES, RERANK_EXAMPLES, GraphOptions
-from export.warmup import predict_request, resized_lists
+from psad_tf.data.list_folder import read_serialized
+from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
+from psad_tf.export.saved_model import export_saved_model
+from psad_tf.export.signatures import EXAMPLES, RERANK_EXAMPLES, GraphOptions
+from psad_tf.export.warmup import predict_request, resized_lists
 from psad_tf.features import ITEM_ID
 from psad_tf.files import replaced_directory
-from psad_tf.input_pipeline import parse_lists, read_serialized
-from psad_tf.runs import load_psad
+from psad_tf.training.run_folder import load_psad
 
 VARIANTS: Mapping[str, GraphOptions] = {
     "plain": GraphOptions(),
@@ -134,7 +135,7 @@ def serving(
             file.writelines(f"{key} {{ value: {value} }}\n" for key, value in batching.items())
         arguments += ["--enable_batching", "--batching_parameters_file", parameters]
     process = subprocess.Popen(
-        [sys.executable, "-m", "psad_tf.cli", "serve", *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "psad_tf.cli.main", "serve", *arguments], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.common import WORK_DIR, fingerprint, prepare, read_json, write_json
+from psad_tf.datasets.simulator import SimulatorConfig, World
 from psad_tf.features import ITEM_ID
-from psad_tf.simulator import SimulatorConfig, World
 
 CANDIDATES = 8
 CONFIG = SimulatorConfig(lists=12_000, candidates=CANDIDATES, items=500)

@@ -1,6 +1,6 @@
 """Serialized ExampleListWithContext protos to raw tensors, for the serving graph.
 
-Gives what `psad_tf.input_pipeline.parse_lists` gives (a test and the parity check hold them together), and
+Gives what `psad_tf.data.parsing.parse_lists` gives (a test and the parity check hold them together), and
 refuses a list that is too long before its candidates are parsed: padding lists up to the limit first, or
 the whole batch to one endless list, would cost a server more than the model does.
 """

@@ -9,8 +9,8 @@ import os
 import subprocess
 from typing import Any
 
-from export.inspect import Summary
-from export.signatures import GraphOptions
+from psad_tf.export.inspect import Summary
+from psad_tf.export.signatures import GraphOptions
 from psad_tf.features import load_json
 
 CARD_JSON = os.path.join("assets.extra", "model_card.json")

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from export.inspect import summarize
-from export.model_card import write_model_card
-from export.signatures import GraphOptions, ServingModule
-from export.warmup import write_warmup
+from psad_tf.data.list_folder import read_serialized
 from psad_tf.errors import InputError
+from psad_tf.export.inspect import summarize
+from psad_tf.export.model_card import write_model_card
+from psad_tf.export.signatures import GraphOptions, ServingModule
+from psad_tf.export.warmup import write_warmup
 from psad_tf.files import replaced_directory
-from psad_tf.input_pipeline import read_serialized
-from psad_tf.runs import load_reranker
 from psad_tf.serving.loader import write_files_list
+from psad_tf.training.run_folder import load_reranker
 
 _WARMUP_LISTS = 32
 _DEFAULTS = GraphOptions()

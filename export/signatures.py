@@ -14,8 +14,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from export.examples import parse_examples
-from export.half_precision import half_precision
+from psad_tf.data.encoder import FeatureEncoder
+from psad_tf.data.parsing import candidate_spec, context_spec
+from psad_tf.export.examples import parse_examples
+from psad_tf.export.half_precision import half_precision
 from psad_tf.features import (
     HISTORY_PREFIX,
     INITIAL_RANK,
@@ -24,7 +26,6 @@ from psad_tf.features import (
     RELEVANCE,
     FeatureDeclaration,
 )
-from psad_tf.input_pipeline import FeatureEncoder, candidate_spec, context_spec
 from psad_tf.layers.attention import LARGE_NEGATIVE
 from psad_tf.models.student import Reranker
 

@@ -9,7 +9,9 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import input_pb2, predict_pb2, prediction_log_pb2
 
-from export.signatures import (
+from psad_tf.data.parsing import parse_lists
+from psad_tf.errors import InputError
+from psad_tf.export.signatures import (
     BLOCKED,
     EXAMPLES,
     RERANK_EXAMPLES,
@@ -18,9 +20,7 @@ from export.signatures import (
     SIGNATURES,
     raw_specs,
 )
-from psad_tf.errors import InputError
 from psad_tf.features import INITIAL_RANK, FeatureDeclaration
-from psad_tf.input_pipeline import parse_lists
 from psad_tf.serving.loader import MOST_WARMUP_RECORDS, WARMUP_FILE
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)

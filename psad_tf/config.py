@@ -6,7 +6,10 @@ This module imports nothing of the library but the strict JSON reader and its er
 from __future__ import annotations
 
 import dataclasses
+import importlib.resources
+import json
 import os
+import re
 from typing import Any, Literal
 
 from psad_tf.errors import InputError
@@ -250,8 +253,21 @@ class TrainConfig:
 
 
 def load_train_config(path: str | os.PathLike[str]) -> TrainConfig:
-    """Reads a `TrainConfig` from a JSON file."""
-    return TrainConfig.from_dict(load_json(path), os.fspath(path))
+    """Reads a `TrainConfig` from a JSON file, or a preset by its name, such as `movielens`.
+
+    Raises:
+        InputError: The file is missing or wrong, or there is no such preset.
+    """
+    name = os.fspath(path)
+    if not os.path.exists(name) and re.fullmatch(r"\w+", name):
+        presets = importlib.resources.files("psad_tf.configs")
+        names = sorted(
+            entry.name.removesuffix(".json") for entry in presets.iterdir() if entry.name.endswith(".json")
+        )
+        if name not in names:
+            raise InputError(f"{name}: no such file, and no such preset (there are: {', '.join(names)})")
+        return TrainConfig.from_dict(json.loads((presets / f"{name}.json").read_text()), f"preset {name}")
+    return TrainConfig.from_dict(load_json(path), name)
 
 
 def _check(config: TrainConfig) -> None:

@@ -1,7 +1,7 @@
 """The feature declaration: every feature named once, for parsing, schema, vocabularies and serving.
 
 A record is an ExampleListWithContext: one *context* (user, history, request) and N *candidates*.
-From one `FeatureDeclaration` come the parsing specification (`input_pipeline.py`), the TFMD schema
+From one `FeatureDeclaration` come the parsing specification (`data/parsing.py`), the TFMD schema
 (`beam/`), the names of the vocabulary files and the serving signature (`export/`).
 
 Feature names on disk and on the wire:

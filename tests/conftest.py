@@ -14,7 +14,7 @@ import pytest
 def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A raw data folder of 240 simulated lists of 8 candidates."""
     from psad_tf.datasets.simulated import simulate
-    from psad_tf.simulator import SimulatorConfig
+    from psad_tf.datasets.simulator import SimulatorConfig
 
     folder = tmp_path_factory.mktemp("generated") / "raw"
     simulate(str(folder), SimulatorConfig(lists=240, candidates=8, items=60, seed=7), 1)
@@ -24,7 +24,7 @@ def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def lists_dir(raw_dir: pathlib.Path) -> pathlib.Path:
     """The same world's training lists."""
-    from beam.pipeline import preprocess
+    from psad_tf.beam.pipeline import preprocess
     from psad_tf.features import load_declaration
 
     folder = raw_dir.parent / "lists"

@@ -10,7 +10,7 @@ import tensorflow as tf
 from psad_tf.config import ModelConfig, TeacherConfig, TrainConfig, UserProfileConfig
 from psad_tf.features import CategoricalFeature, DenseFeature, FeatureDeclaration, HistoryDeclaration
 from psad_tf.models.psad import PSAD
-from psad_tf.runs import empty_batch
+from psad_tf.training.run_folder import empty_batch
 
 SIZES = {"item_id": 40, "genre": 8, "user_id": 12}
 HISTORY = 6

@@ -1,9 +1,9 @@
 """The TFX pipeline: raw logs to a pushed model, with validation, blessing and lineage.
 
-    from tfx_pipeline.pipeline import create_pipeline
-    from tfx_pipeline.settings import PipelineSettings
+    from psad_tf.tfx_pipeline.pipeline import create_pipeline
+    from psad_tf.tfx_pipeline.settings import PipelineSettings
 
     pipeline = create_pipeline(PipelineSettings(...))
 
-TFX is not among the runtime packages; `tfx_pipeline.dependencies.require_tfx` says so in one line.
+TFX is not among the runtime packages; `psad_tf.tfx_pipeline.dependencies.require_tfx` says so in one line.
 """

@@ -10,8 +10,8 @@ from __future__ import annotations
 import tensorflow as tf
 from tfx_bsl.coders import tf_graph_record_decoder
 
+from psad_tf.data.parsing import parse_lists
 from psad_tf.features import ITEM_ID, RELEVANCE, FeatureDeclaration
-from psad_tf.input_pipeline import parse_lists
 
 
 class ListDecoder(tf_graph_record_decoder.TFGraphRecordDecoder):

@@ -11,14 +11,14 @@ import tensorflow_model_analysis as tfma
 
 from psad_tf.features import RELEVANCE
 from psad_tf.metrics import METRICS
-from tfx_pipeline.list_metrics import PADDING_LABEL
-from tfx_pipeline.rules import BlessingRules
+from psad_tf.tfx_pipeline.list_metrics import PADDING_LABEL
+from psad_tf.tfx_pipeline.rules import BlessingRules
 
 CANDIDATE, BASELINE = "candidate", "baseline"
 NDCG, GAIN = "ndcg_10", "ndcg_10_gain"
 _SIGNATURE = "rerank_examples"
 _PADDING_SCORE = -1e30
-_MODULE = "tfx_pipeline.list_metrics"
+_MODULE = "psad_tf.tfx_pipeline.list_metrics"
 
 
 def eval_config(rules: BlessingRules, slices: Sequence[str]) -> tfma.EvalConfig:

@@ -6,8 +6,8 @@ import os
 
 from psad_tf.errors import InputError
 from psad_tf.files import replaced_file
-from tfx_pipeline.dependencies import KUBEFLOW_SETUP, require_kubeflow, require_tfx
-from tfx_pipeline.settings import PipelineSettings
+from psad_tf.tfx_pipeline.dependencies import KUBEFLOW_SETUP, require_kubeflow, require_tfx
+from psad_tf.tfx_pipeline.settings import PipelineSettings
 
 
 def compile_for_kubeflow(
@@ -33,7 +33,7 @@ def compile_for_kubeflow(
     except TypeError as error:  # its protos were generated for an older protobuf
         raise InputError(f"kfp-pipeline-spec does not work here; {KUBEFLOW_SETUP} ({error})") from None
 
-    from tfx_pipeline.pipeline import create_pipeline
+    from psad_tf.tfx_pipeline.pipeline import create_pipeline
 
     config = kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(default_image=image)
     with replaced_file(output) as temporary:

@@ -9,8 +9,8 @@ import os
 from typing import Any
 
 from psad_tf.errors import InputError
-from tfx_pipeline.components.list_example_gen_executor import RAW_FILES
-from tfx_pipeline.metadata import Store, plain_properties
+from psad_tf.tfx_pipeline.components.list_example_gen_executor import RAW_FILES
+from psad_tf.tfx_pipeline.metadata import Store, plain_properties
 
 # A baseline has a lineage of its own; it is named and not followed.
 _NOT_FOLLOWED = ("baseline_model",)

@@ -27,13 +27,13 @@ import tfx.v1 as tfx
 from tfx.dsl.components.base.base_component import BaseComponent
 from tfx.orchestration import metadata
 
-from tfx_pipeline.code_version import code_fingerprint
-from tfx_pipeline.components.anomaly_gate import AnomalyGate
-from tfx_pipeline.components.declared_schema_gen import DeclaredSchemaGen
-from tfx_pipeline.components.infra_check import InfraCheck
-from tfx_pipeline.components.list_example_gen import ListExampleGen
-from tfx_pipeline.evaluation import eval_config
-from tfx_pipeline.settings import CODE, MODEL_NAME, TRAIN, PipelineSettings
+from psad_tf.tfx_pipeline.code_version import code_fingerprint
+from psad_tf.tfx_pipeline.components.anomaly_gate import AnomalyGate
+from psad_tf.tfx_pipeline.components.declared_schema_gen import DeclaredSchemaGen
+from psad_tf.tfx_pipeline.components.infra_check import InfraCheck
+from psad_tf.tfx_pipeline.components.list_example_gen import ListExampleGen
+from psad_tf.tfx_pipeline.evaluation import eval_config
+from psad_tf.tfx_pipeline.settings import CODE, MODEL_NAME, TRAIN, PipelineSettings
 
 LATEST_BLESSED = "LatestBlessedModel"
 

@@ -18,11 +18,11 @@ from tfx.proto import example_gen_pb2
 from tfx.types import standard_component_specs
 
 from psad_tf.errors import InputError
-from tfx_pipeline.components.list_example_gen import static_range
-from tfx_pipeline.evaluation import Verdict, read_verdict
-from tfx_pipeline.metadata import Store
-from tfx_pipeline.pipeline import create_pipeline
-from tfx_pipeline.settings import PipelineSettings
+from psad_tf.tfx_pipeline.components.list_example_gen import static_range
+from psad_tf.tfx_pipeline.evaluation import Verdict, read_verdict
+from psad_tf.tfx_pipeline.metadata import Store
+from psad_tf.tfx_pipeline.pipeline import create_pipeline
+from psad_tf.tfx_pipeline.settings import PipelineSettings
 
 LOG_FILE = "tfx.log"
 _STEP = re.compile(r"Component (\S+) is (running|finished)\.")

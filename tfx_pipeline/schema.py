@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from beam.schema import record_schema
+from psad_tf.beam.schema import record_schema
 from psad_tf.features import (
     INITIAL_RANK,
     ITEM_ID,
@@ -14,7 +14,7 @@ from psad_tf.features import (
     REQUEST_TIME,
     FeatureDeclaration,
 )
-from tfx_pipeline.rules import DataRules
+from psad_tf.tfx_pipeline.rules import DataRules
 
 _ALWAYS_PRESENT = frozenset({REQUEST_ID, REQUEST_TIME, ITEM_ID, INITIAL_RANK, RELEVANCE, NEGATIVE})
 

@@ -6,13 +6,13 @@ import dataclasses
 import os
 import re
 
-from beam.options import PreprocessOptions
+from psad_tf.beam.options import PreprocessOptions
 from psad_tf.config import TrainConfig
 from psad_tf.errors import InputError
 from psad_tf.features import FeatureDeclaration
-from tfx_pipeline.rules import BlessingRules, DataRules
+from psad_tf.tfx_pipeline.rules import BlessingRules, DataRules
 
-RUN_FN = "tfx_pipeline.trainer.run_fn"
+RUN_FN = "psad_tf.tfx_pipeline.trainer.run_fn"
 # Keys of what the Trainer hands to it.
 TRAIN, MODEL_NAME, CODE = "train", "model_name", "code"
 # `DirectRunner` would first try to download another runner; and TFX packs its own sources for the workers of

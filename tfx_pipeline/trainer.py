@@ -8,10 +8,10 @@ import tempfile
 import time
 from typing import Any
 
-from export.saved_model import export_saved_model
 from psad_tf.config import TrainConfig
-from psad_tf.train import train
-from tfx_pipeline.settings import MODEL_NAME, TRAIN
+from psad_tf.export.saved_model import export_saved_model
+from psad_tf.tfx_pipeline.settings import MODEL_NAME, TRAIN
+from psad_tf.training.trainer import train
 
 RUN = "run"
 

@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from beam.messages import Message, messages, partition_of, report
-from beam.options import PreprocessOptions
-from beam.sorted_runs import RunWriter
-from beam.transforms.declared_types import DeclaredTypes
+from psad_tf.beam.messages import Message, messages, partition_of, report
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.sorted_runs import RunWriter
+from psad_tf.beam.transforms.declared_types import DeclaredTypes
+from psad_tf.data.records import RecordError, check_impression
 from psad_tf.features import FeatureDeclaration
-from psad_tf.records import RecordError, check_impression
 
 REQUESTS = "requests"
 _LENGTH = struct.Struct(">H")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from psad_tf.data.records import RecordError
 from psad_tf.features import FeatureDeclaration
-from psad_tf.records import RecordError
 
 
 class DeclaredTypes:

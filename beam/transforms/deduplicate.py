@@ -6,13 +6,13 @@ import marshal
 from collections.abc import Iterable
 from typing import Any
 
-from beam.dead_letters import DeadLetters
-from beam.messages import Handler, Message, Step, messages, of_topic, partition_of
-from beam.sorted_runs import RunWriter, merge_runs
-from beam.transforms.check import REQUESTS
-from beam.transforms.read import REQUEST, STOP, TIMELINE, timeline_key
-from beam.transforms.split import TimeCounter
-from psad_tf.records import IMPRESSIONS, RecordError
+from psad_tf.beam.dead_letters import DeadLetters
+from psad_tf.beam.messages import Handler, Message, Step, messages, of_topic, partition_of
+from psad_tf.beam.sorted_runs import RunWriter, merge_runs
+from psad_tf.beam.transforms.check import REQUESTS
+from psad_tf.beam.transforms.read import REQUEST, STOP, TIMELINE, timeline_key
+from psad_tf.beam.transforms.split import TimeCounter
+from psad_tf.data.records import IMPRESSIONS, RecordError
 
 
 class Deduplicate(Step):

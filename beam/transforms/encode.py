@@ -10,9 +10,9 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from beam import wire
-from beam.transforms.items import remembering
-from beam.transforms.labels import labeler
+from psad_tf.beam import wire
+from psad_tf.beam.transforms.items import remembering
+from psad_tf.beam.transforms.labels import labeler
 from psad_tf.features import (
     AGE_SECONDS,
     HISTORY_PREFIX,

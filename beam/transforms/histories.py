@@ -15,19 +15,19 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from beam.dead_letters import DeadLetters
-from beam.messages import Handler, Message, Step, messages, of_topic, report
-from beam.options import PreprocessOptions
-from beam.sorted_runs import Run, RunWriter, merge_runs
-from beam.transforms.encode import EncodedList, ListEncoder, Past
-from beam.transforms.items import ITEM_TABLE, ItemTable
-from beam.transforms.presence import Presence
-from beam.transforms.read import ATTRIBUTES, REQUEST, TIMELINE, split_timeline_key
-from beam.transforms.split import NO_SPLIT, SPLIT_POINTS, SplitPoints
-from beam.transforms.statistics import DenseStatistics
-from beam.transforms.vocabularies import ValueCounter
+from psad_tf.beam.dead_letters import DeadLetters
+from psad_tf.beam.messages import Handler, Message, Step, messages, of_topic, report
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.sorted_runs import Run, RunWriter, merge_runs
+from psad_tf.beam.transforms.encode import EncodedList, ListEncoder, Past
+from psad_tf.beam.transforms.items import ITEM_TABLE, ItemTable
+from psad_tf.beam.transforms.presence import Presence
+from psad_tf.beam.transforms.read import ATTRIBUTES, REQUEST, TIMELINE, split_timeline_key
+from psad_tf.beam.transforms.split import NO_SPLIT, SPLIT_POINTS, SplitPoints
+from psad_tf.beam.transforms.statistics import DenseStatistics
+from psad_tf.beam.transforms.vocabularies import ValueCounter
+from psad_tf.data.records import USERS, RecordError
 from psad_tf.features import AGE_SECONDS, SPLITS, FeatureDeclaration
-from psad_tf.records import USERS, RecordError
 
 LISTS = "lists"
 _TRAIN = SPLITS[0]

@@ -22,12 +22,12 @@ from typing import Any
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from beam.dead_letters import DeadLetters
-from beam.messages import Handler, Message, Step, of_topic, report
-from beam.sorted_runs import create, merge_runs
-from beam.transforms.read import ITEM_ROWS
+from psad_tf.beam.dead_letters import DeadLetters
+from psad_tf.beam.messages import Handler, Message, Step, of_topic, report
+from psad_tf.beam.sorted_runs import create, merge_runs
+from psad_tf.beam.transforms.read import ITEM_ROWS
+from psad_tf.data.records import ITEMS, RecordError
 from psad_tf.features import FeatureDeclaration
-from psad_tf.records import ITEMS, RecordError
 
 ITEM_TABLE = "item_table"
 _REMEMBERED = 50_000

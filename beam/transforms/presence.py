@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from beam.transforms.encode import EncodedList, Past
+from psad_tf.beam.transforms.encode import EncodedList, Past
 from psad_tf.features import AGE_SECONDS, HISTORY_PREFIX, FeatureDeclaration
 
 LABEL = "label"

@@ -21,18 +21,16 @@ from typing import Any
 
 import apache_beam as beam
 
-from beam.columns import Columns
-from beam.dead_letters import DeadLetters
-from beam.messages import Message, messages, partition_of, report
-from beam.options import PreprocessOptions
-from beam.sorted_runs import RunWriter
-from beam.sources import FileRange, RawRecord, read_range
-from beam.transforms.check import ImpressionCheck
-from beam.transforms.declared_types import DeclaredTypes
-from beam.transforms.rows import ROWS, row_key
-from psad_tf.errors import InputError
-from psad_tf.features import AGE_SECONDS, FeatureDeclaration
-from psad_tf.records import (
+from psad_tf.beam.columns import Columns
+from psad_tf.beam.dead_letters import DeadLetters
+from psad_tf.beam.messages import Message, messages, partition_of, report
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.sorted_runs import RunWriter
+from psad_tf.beam.sources import FileRange, RawRecord, read_range
+from psad_tf.beam.transforms.check import ImpressionCheck
+from psad_tf.beam.transforms.declared_types import DeclaredTypes
+from psad_tf.beam.transforms.rows import ROWS, row_key
+from psad_tf.data.records import (
     IMPRESSIONS,
     INTERACTIONS,
     ITEMS,
@@ -42,6 +40,8 @@ from psad_tf.records import (
     check_interaction,
     check_row,
 )
+from psad_tf.errors import InputError
+from psad_tf.features import AGE_SECONDS, FeatureDeclaration
 
 STOP = "stop"
 TIMELINE = "timeline"

@@ -18,13 +18,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from beam.dead_letters import DeadLetters
-from beam.messages import Handler, Message, Step, of_topic, report
-from beam.options import PreprocessOptions
-from beam.sorted_runs import merge_runs
-from beam.transforms.check import ImpressionCheck
+from psad_tf.beam.dead_letters import DeadLetters
+from psad_tf.beam.messages import Handler, Message, Step, of_topic, report
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.sorted_runs import merge_runs
+from psad_tf.beam.transforms.check import ImpressionCheck
+from psad_tf.data.records import IMPRESSIONS, RecordError
 from psad_tf.features import FeatureDeclaration
-from psad_tf.records import IMPRESSIONS, RecordError
 
 ROWS = "rows"
 # More rows than this of one list are not held in memory.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from beam.messages import Handler, Message, Step, of_topic, report
-from beam.sorted_runs import merge_runs
-from beam.transforms.histories import LISTS
-from beam.writers import OutputFile, tfrecord
+from psad_tf.beam.messages import Handler, Message, Step, of_topic, report
+from psad_tf.beam.sorted_runs import merge_runs
+from psad_tf.beam.transforms.histories import LISTS
+from psad_tf.beam.writers import OutputFile, tfrecord
 from psad_tf.features import SPLITS
 
 SHARD_NAME = "{}/part-{:05d}-of-{:05d}.tfrecord.gz"

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from beam.messages import Handler, Message, Step, messages, of_topic, report
-from beam.options import SplitPolicy
-from beam.sorted_runs import Run, RunWriter, merge_runs
+from psad_tf.beam.messages import Handler, Message, Step, messages, of_topic, report
+from psad_tf.beam.options import SplitPolicy
+from psad_tf.beam.sorted_runs import Run, RunWriter, merge_runs
 
 TIMES = "times"
 SPLIT_POINTS = "split_points"

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from beam.messages import Handler, Message, Step, messages, of_topic, partition_of, report
-from beam.sorted_runs import RunWriter, merge_runs
-from beam.transforms.encode import EncodedList, ListEncoder, Past
-from beam.writers import OutputFile
+from psad_tf.beam.messages import Handler, Message, Step, messages, of_topic, partition_of, report
+from psad_tf.beam.sorted_runs import RunWriter, merge_runs
+from psad_tf.beam.transforms.encode import EncodedList, ListEncoder, Past
+from psad_tf.beam.writers import OutputFile
 from psad_tf.features import FeatureDeclaration
 
 COUNTS = "value_counts"

@@ -1,1 +1,1 @@
-"""One reader per public data set; every one yields the same raw record (`psad_tf/records.py`)."""
+"""One reader per public data set; every one yields the same raw record (`psad_tf/data/records.py`)."""

@@ -21,6 +21,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterator
 
+from psad_tf.data.records import Candidate, Impression, Interaction, Value
 from psad_tf.datasets.raw_data import RawData
 from psad_tf.datasets.tables import Row, identifier, number, read_table
 from psad_tf.errors import InputError
@@ -32,7 +33,6 @@ from psad_tf.features import (
     LabelDeclaration,
     LabelRule,
 )
-from psad_tf.records import Candidate, Impression, Interaction, Value
 
 SHORTEST_LIST = 2
 _SEARCH = ("SearchID", "SearchDate", "UserID", "IsUserLoggedOn", "SearchQuery", "LocationID", "CategoryID")

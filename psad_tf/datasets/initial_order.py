@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_ranking as tfr
 
+from psad_tf.data.records import Candidate, Impression
 from psad_tf.features import SPLITS, LabelDeclaration
-from psad_tf.records import Candidate, Impression
 
 _BATCH = 512
 _PADDING_LABEL = -1.0

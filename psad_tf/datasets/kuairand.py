@@ -16,6 +16,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from psad_tf.data.records import Candidate, Impression, Interaction, Value
 from psad_tf.datasets.raw_data import RawData
 from psad_tf.datasets.tables import cut_sessions, identifier, number, read_table
 from psad_tf.errors import InputError
@@ -28,7 +29,6 @@ from psad_tf.features import (
     LabelRule,
     NegativeRule,
 )
-from psad_tf.records import Candidate, Impression, Interaction, Value
 
 LONGEST_LIST = 20
 SHORTEST_LIST = 5

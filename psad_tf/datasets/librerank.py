@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from psad_tf.data.records import Candidate, Impression, Interaction, Value
 from psad_tf.datasets.plain_pickle import load_plain_pickle
 from psad_tf.datasets.raw_data import RawData
 from psad_tf.errors import InputError
@@ -41,7 +42,6 @@ from psad_tf.features import (
     LabelDeclaration,
     LabelRule,
 )
-from psad_tf.records import Candidate, Impression, Interaction, Value
 
 _FIRST_TIME = 946_684_800
 _SECONDS_A_LIST = 60

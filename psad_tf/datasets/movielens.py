@@ -2,7 +2,7 @@
 
 Source: Harper and Konstan, "The MovieLens Datasets: History and Context" (TiiS 2015): 100,000 ratings of
 1,682 movies by 943 users who rated at least 20. It has no logged lists: `windows.py` cuts the lists and
-`psad_tf/retrieval.py` orders them.
+`psad_tf/datasets/retrieval.py` orders them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from psad_tf.data.records import Candidate, Impression, Interaction, Value
 from psad_tf.datasets.rating_statistics import (
     ItemFacts,
     ListFeatures,
@@ -23,6 +24,7 @@ from psad_tf.datasets.rating_statistics import (
     as_of_features,
 )
 from psad_tf.datasets.raw_data import RawData
+from psad_tf.datasets.retrieval import Ratings, RetrievalConfig, RetrievalModel, train_retrieval
 from psad_tf.datasets.windows import UserWindows, Window, WindowRules, cut_windows
 from psad_tf.errors import InputError
 from psad_tf.features import (
@@ -34,8 +36,6 @@ from psad_tf.features import (
     LabelRule,
     NegativeRule,
 )
-from psad_tf.records import Candidate, Impression, Interaction, Value
-from psad_tf.retrieval import Ratings, RetrievalConfig, RetrievalModel, train_retrieval
 
 GENRES_WIDTH = 6
 _YEAR = re.compile(r"[0-9]{4}")

@@ -18,6 +18,7 @@ import os
 import pathlib
 from collections.abc import Iterator, Mapping
 
+from psad_tf.data.records import Candidate, Impression, Interaction, Value
 from psad_tf.datasets.raw_data import RawData
 from psad_tf.datasets.tables import Row, cut_sessions, identifier, number, read_table
 from psad_tf.errors import InputError
@@ -29,7 +30,6 @@ from psad_tf.features import (
     LabelDeclaration,
     LabelRule,
 )
-from psad_tf.records import Candidate, Impression, Interaction, Value
 
 CAMPAIGNS = ("all", "men", "women")
 LONGEST_LIST = 20

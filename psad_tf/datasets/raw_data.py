@@ -1,4 +1,4 @@
-"""A data set as raw records, and writing it as a raw data folder (the format is in `psad_tf/records.py`)."""
+"""A data set as raw records, and writing it as a raw data folder (format: `psad_tf/data/records.py`)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from psad_tf.errors import InputError
-from psad_tf.features import FeatureDeclaration
-from psad_tf.files import check_replaceable, replaced_directory
-from psad_tf.records import (
+from psad_tf.data.records import (
     FEATURES_FILE,
     IMPRESSIONS,
     INTERACTIONS,
@@ -22,6 +19,9 @@ from psad_tf.records import (
     Interaction,
     write_json_lines,
 )
+from psad_tf.errors import InputError
+from psad_tf.features import FeatureDeclaration
+from psad_tf.files import check_replaceable, replaced_directory
 
 RAW_FILES = (FEATURES_FILE, *(f"{kind}.jsonl" for kind in KINDS))
 

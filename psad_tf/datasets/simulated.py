@@ -19,7 +19,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from psad_tf.data.records import IMPRESSIONS, INTERACTIONS, ITEMS, USERS
 from psad_tf.datasets.raw_data import RAW_FILES, write_declaration
+from psad_tf.datasets.simulator import USERS_IN_A_BLOCK, SimulatorConfig, World
+from psad_tf.datasets.simulator import Users as SimulatedUsers
 from psad_tf.errors import InputError
 from psad_tf.features import (
     SPLITS,
@@ -31,9 +34,6 @@ from psad_tf.features import (
     LabelRule,
 )
 from psad_tf.files import check_replaceable, replaced_directory
-from psad_tf.records import IMPRESSIONS, INTERACTIONS, ITEMS, USERS
-from psad_tf.simulator import USERS_IN_A_BLOCK, SimulatorConfig, World
-from psad_tf.simulator import Users as SimulatedUsers
 
 _SECONDS_A_DAY = 86_400
 _SECONDS_A_SLOT = 5

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from psad_tf import losses
 from psad_tf.config import TrainConfig
-from psad_tf.decoding import Decoded
+from psad_tf.decoding.blocks import Decoded
 from psad_tf.features import INITIAL_RANK, FeatureDeclaration
 from psad_tf.layers.dropout import hashed_uniform
 from psad_tf.layers.user_profile_network import UserProfile

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from psad_tf.config import ModelConfig
-from psad_tf.decoding import Decoded, decode
+from psad_tf.decoding.blocks import Decoded, decode
 from psad_tf.layers.attention import DecoderLayer, EncoderLayer, KeyValue, block_causal_mask
 from psad_tf.layers.user_profile_network import UserProfile
 

@@ -21,6 +21,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 from tensorflow_serving.apis import input_pb2
 
+from psad_tf.data.records import read_json_lines
 from psad_tf.features import (
     CategoricalFeature,
     DenseFeature,
@@ -30,7 +31,6 @@ from psad_tf.features import (
     LabelRule,
     NegativeRule,
 )
-from psad_tf.records import read_json_lines
 
 TestPipeline.__test__ = False  # it is not a test
 START = 1_600_000_000

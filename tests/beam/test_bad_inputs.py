@@ -12,12 +12,12 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from beam.dead_letters import DEAD
-from beam.options import PreprocessOptions
-from beam.pipeline import preprocess
-from beam.sorted_runs import merge_runs
-from beam.sources import RawInputs, find_ranges
-from beam.transforms.read import ReadRecords
+from psad_tf.beam.dead_letters import DEAD
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.pipeline import preprocess
+from psad_tf.beam.sorted_runs import merge_runs
+from psad_tf.beam.sources import RawInputs, find_ranges
+from psad_tf.beam.transforms.read import ReadRecords
 from psad_tf.errors import InputError
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
@@ -351,7 +351,7 @@ def test_an_output_folder_that_is_a_file_is_refused_and_kept(tmp_path):
 def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     raw = logs.write_folder(tmp_path / "raw", logs.records(lists=3))
     # The kernel's own device that is always full.
-    monkeypatch.setattr("beam.sorted_runs.create", lambda path: open("/dev/full", "wb"))
+    monkeypatch.setattr("psad_tf.beam.sorted_runs.create", lambda path: open("/dev/full", "wb"))
     with pytest.raises(InputError, match=r"lists\S*: the disk is full$"):
         preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]

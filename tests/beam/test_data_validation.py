@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from beam.options import PreprocessOptions
-from beam.pipeline import preprocess
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.pipeline import preprocess
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 

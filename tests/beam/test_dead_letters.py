@@ -1,9 +1,9 @@
 import json
 
-from beam.dead_letters import DeadLetters, WriteDeadLetters
-from beam.pipeline import Collect
-from beam.writers import PARTS
-from psad_tf.records import RecordError
+from psad_tf.beam.dead_letters import DeadLetters, WriteDeadLetters
+from psad_tf.beam.pipeline import Collect
+from psad_tf.beam.writers import PARTS
+from psad_tf.data.records import RecordError
 from tests.beam import logs
 
 

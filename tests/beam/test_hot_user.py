@@ -14,8 +14,8 @@ REQUESTS = 20
 # Peak memory never falls, so the small log goes first; one process, so that both count the same imports.
 MEASURE = """
 import resource, sys
-from beam.options import PreprocessOptions
-from beam.pipeline import preprocess
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.pipeline import preprocess
 from psad_tf.features import load_declaration
 
 for folder in sys.argv[1:]:

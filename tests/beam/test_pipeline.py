@@ -7,9 +7,9 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
-from beam.options import PreprocessOptions, SplitPolicy
-from beam.pipeline import preprocess
-from beam.sources import RawInputs
+from psad_tf.beam.options import PreprocessOptions, SplitPolicy
+from psad_tf.beam.pipeline import preprocess
+from psad_tf.beam.sources import RawInputs
 from psad_tf.errors import InputError
 from psad_tf.features import CategoricalFeature, DenseFeature, FeatureDeclaration, LabelDeclaration, LabelRule
 from tests.beam import expected as wanted

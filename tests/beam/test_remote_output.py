@@ -6,9 +6,9 @@ import pytest
 from apache_beam.io.filesystem import FileMetadata, FileSystem
 from apache_beam.io.localfilesystem import LocalFileSystem
 
-from beam.options import PreprocessOptions
-from beam.pipeline import preprocess
-from beam.sources import RawInputs
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.pipeline import preprocess
+from psad_tf.beam.sources import RawInputs
 from psad_tf.errors import InputError
 from tests.beam import logs
 from tests.beam.logs import DECLARATION

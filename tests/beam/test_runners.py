@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from beam.options import PreprocessOptions
-from beam.pipeline import preprocess
-from beam.runners import make_runner, parse_beam_options
-from psad_tf.cli import main
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.pipeline import preprocess
+from psad_tf.beam.runners import make_runner, parse_beam_options
+from psad_tf.cli.main import main
 from psad_tf.errors import InputError
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
@@ -50,7 +50,7 @@ def _equal(output, manifest, expected):
 
 def _psad(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "psad_tf.cli", "preprocess", *map(str, arguments)],
+        [sys.executable, "-m", "psad_tf.cli.main", "preprocess", *map(str, arguments)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from beam.sorted_runs import RunWriter, merge_runs, read_run
+from psad_tf.beam.sorted_runs import RunWriter, merge_runs, read_run
 
 
 def _write(folder, entries, buffer_bytes):

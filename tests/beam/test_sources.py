@@ -10,13 +10,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-import beam.sources as sources
-from beam.columns import Columns
-from beam.options import PreprocessOptions
-from beam.pipeline import preprocess
-from beam.sources import RawInputs, find_ranges, read_range
+import psad_tf.beam.sources as sources
+from psad_tf.beam.columns import Columns
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.pipeline import preprocess
+from psad_tf.beam.sources import RawInputs, find_ranges, read_range
+from psad_tf.data.records import RecordError
 from psad_tf.errors import InputError
-from psad_tf.records import RecordError
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 

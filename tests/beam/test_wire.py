@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow_serving.apis import input_pb2
 
-from beam import wire
-from beam.crc32c import crc32c_numpy
-from beam.writers import PARTS, OutputFile, tfrecord
+from psad_tf.beam import wire
+from psad_tf.beam.crc32c import crc32c_numpy
+from psad_tf.beam.writers import PARTS, OutputFile, tfrecord
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from benchmarks import bench_beam
+from psad_tf.datasets.simulator import SimulatorConfig
 from psad_tf.errors import InputError
-from psad_tf.simulator import SimulatorConfig
 
 
 def _found(lists: int, cpu_seconds: float, mebibytes: int) -> dict[str, Any]:

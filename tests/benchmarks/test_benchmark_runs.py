@@ -12,8 +12,8 @@ import tensorflow as tf
 from benchmarks.common import ResultStore
 from benchmarks.runs import SEARCH, Runner, baseline_base, psad_config
 from benchmarks.timing import compiled_call, interleaved, random_batch, statistics
+from psad_tf.baselines.lambdamart import LambdaMARTConfig
 from psad_tf.config import DataConfig, EmbeddingConfig, ModelConfig, TeacherConfig, TrainConfig
-from psad_tf.models.baselines.lambdamart import LambdaMARTConfig
 from tests import tiny
 
 
@@ -60,7 +60,7 @@ def test_psads_defaults_fit_short_lists():
 
 def test_the_oracle_prefers_the_best_list_to_the_initial_order(tmp_path, monkeypatch):
     from benchmarks import simulated_world
-    from psad_tf.simulator import SimulatorConfig, World
+    from psad_tf.datasets.simulator import SimulatorConfig, World
 
     config = SimulatorConfig(lists=30, candidates=4, items=20)
     monkeypatch.setattr(simulated_world, "CONFIG", config)

@@ -14,7 +14,7 @@ import subprocess
 import pytest
 import tensorflow as tf
 
-from psad_tf.cli import main
+from psad_tf.cli.main import main
 from tests import tiny
 
 
@@ -59,7 +59,7 @@ def test_exported_model_has_no_teacher_variable_and_the_run_has(world):
 
 
 def test_served_answers_equal_the_model_in_process(world):
-    from export.served import compare_over_grpc
+    from psad_tf.export.served import compare_over_grpc
 
     found = compare_over_grpc(world / "run", world / "serving" / "psad" / "1", world / "lists", limit=10)
     assert found.requests == 10

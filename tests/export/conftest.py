@@ -28,7 +28,7 @@ def exported(
     tiny_run: pathlib.Path, tiny_lists: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
     """Version 1 of the run, exported plainly."""
-    from export.saved_model import export_saved_model
+    from psad_tf.export.saved_model import export_saved_model
 
     base = tmp_path_factory.mktemp("models")
     return pathlib.Path(export_saved_model(tiny_run, base, lists_dir=tiny_lists))

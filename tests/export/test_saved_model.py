@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from export.inspect import summarize
-from export.saved_model import export_saved_model, next_version
-from export.signatures import GraphOptions, raw_specs
-from export.warmup import BATCH_SIZES, raw_tensors
+from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
-from psad_tf.input_pipeline import parse_lists
-from psad_tf.runs import load_reranker
+from psad_tf.export.inspect import summarize
+from psad_tf.export.saved_model import export_saved_model, next_version
+from psad_tf.export.signatures import GraphOptions, raw_specs
+from psad_tf.export.warmup import BATCH_SIZES, raw_tensors
 from psad_tf.serving.loader import WARMUP_FILE
+from psad_tf.training.run_folder import load_reranker
 from tests.export.tiny_run import DECLARATION, make_list
 
 LISTS = [make_list(1), make_list(2, 9, 0)]
@@ -186,8 +186,8 @@ def test_a_list_of_more_candidates_than_declared_is_refused(signatures: Any) -> 
 def test_the_graph_parses_serialized_lists_as_training_does() -> None:
     from tensorflow_serving.apis import input_pb2
 
-    from export.examples import parse_examples
-    from psad_tf.input_pipeline import candidate_spec, context_spec
+    from psad_tf.data.parsing import candidate_spec, context_spec
+    from psad_tf.export.examples import parse_examples
 
     bare = input_pb2.ExampleListWithContext()
     bare.examples.add()

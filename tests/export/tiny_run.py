@@ -10,10 +10,10 @@ import tensorflow as tf
 from tensorflow_serving.apis import input_pb2
 
 from psad_tf.config import ModelConfig, TrainConfig
+from psad_tf.data.list_folder import load_encoder
 from psad_tf.features import CategoricalFeature, DenseFeature, FeatureDeclaration, HistoryDeclaration
-from psad_tf.input_pipeline import load_encoder
 from psad_tf.models.student import Reranker
-from psad_tf.runs import build
+from psad_tf.training.run_folder import build
 
 DECLARATION = FeatureDeclaration(
     context_categorical=(CategoricalFeature("user_id"), CategoricalFeature("request_hour")),

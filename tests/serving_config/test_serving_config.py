@@ -13,7 +13,7 @@ import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
-from psad_tf.commands import serve
+from psad_tf.cli import serve
 from psad_tf.errors import InputError
 from psad_tf.serving import settings
 from psad_tf.serving.config_protos import BatchingParameters, MonitoringConfig, SSLConfig

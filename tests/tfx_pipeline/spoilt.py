@@ -8,8 +8,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from psad_tf.runs import load_reranker
-from tfx_pipeline.trainer import RUN, export_run
+from psad_tf.tfx_pipeline.trainer import RUN, export_run
+from psad_tf.training.run_folder import load_reranker
 
 
 def run_fn(fn_args: Any) -> None:

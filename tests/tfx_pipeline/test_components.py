@@ -10,9 +10,9 @@ from tfx.proto import infra_validator_pb2
 from tfx.utils import proto_utils
 
 from psad_tf.datasets.simulated import declaration
-from psad_tf.simulator import SimulatorConfig
-from tfx_pipeline.pipeline import create_pipeline
-from tfx_pipeline.settings import PipelineSettings
+from psad_tf.datasets.simulator import SimulatorConfig
+from psad_tf.tfx_pipeline.pipeline import create_pipeline
+from psad_tf.tfx_pipeline.settings import PipelineSettings
 
 
 def components(**changes: object) -> dict[str, object]:

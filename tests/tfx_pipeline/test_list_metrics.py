@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from psad_tf.metrics import METRICS, mean_metrics, per_list_metrics
-from tfx_pipeline import list_metrics
-from tfx_pipeline.list_metrics import ListMetric
+from psad_tf.tfx_pipeline import list_metrics
+from psad_tf.tfx_pipeline.list_metrics import ListMetric
 
 
 @pytest.fixture(scope="module")

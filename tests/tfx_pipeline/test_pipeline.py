@@ -12,19 +12,19 @@ import pytest
 
 pytest.importorskip("tfx")
 
-from export.parity import check_parity
-from psad_tf.cli import main
-from psad_tf.commands import tfx as command
+from psad_tf.cli import tfx as command
+from psad_tf.cli.main import main
 from psad_tf.datasets.simulated import simulate
+from psad_tf.datasets.simulator import SimulatorConfig
 from psad_tf.errors import InputError
-from psad_tf.simulator import SimulatorConfig
+from psad_tf.export.parity import check_parity
+from psad_tf.tfx_pipeline.components.anomaly_gate import DataAnomaly
+from psad_tf.tfx_pipeline.lineage import LineageNode, pushed_lineage
+from psad_tf.tfx_pipeline.metadata import Store
+from psad_tf.tfx_pipeline.runner import PipelineRun, read_run, run_local
+from psad_tf.tfx_pipeline.served import check_served
+from psad_tf.tfx_pipeline.settings import PipelineSettings
 from tests import tiny
-from tfx_pipeline.components.anomaly_gate import DataAnomaly
-from tfx_pipeline.lineage import LineageNode, pushed_lineage
-from tfx_pipeline.metadata import Store
-from tfx_pipeline.runner import PipelineRun, read_run, run_local
-from tfx_pipeline.served import check_served
-from tfx_pipeline.settings import PipelineSettings
 
 pytestmark = pytest.mark.timeout(1200)  # the fixture of the first test runs the pipeline five times
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from psad_tf.cli import main
-from psad_tf.commands.tfx import find_declaration
+from psad_tf.cli.main import main
+from psad_tf.cli.tfx import find_declaration
 from psad_tf.errors import InputError
 
 
@@ -31,7 +31,7 @@ def test_without_tfx_one_line_says_what_to_install(capsys, monkeypatch, command)
 
 def test_help_imports_neither_tfx_nor_tensorflow():
     code = (
-        "import sys, psad_tf.cli as c; c.build_parser().format_help();"
+        "import sys, psad_tf.cli.main as c; c.build_parser().format_help();"
         "sys.exit(bool({'tfx', 'tensorflow', 'ml_metadata', 'apache_beam'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,13 +11,13 @@ pytest.importorskip("tensorflow_data_validation")
 
 import tensorflow_data_validation as tfdv
 
+from psad_tf.data.list_folder import read_serialized
 from psad_tf.errors import InputError
 from psad_tf.features import load_declaration
-from psad_tf.input_pipeline import read_serialized
-from tfx_pipeline.flatten import flat_examples
-from tfx_pipeline.rules import BlessingRules, DataRules, DomainRule, PresenceRule, RangeRule
-from tfx_pipeline.schema import candidate_schema
-from tfx_pipeline.settings import PipelineSettings
+from psad_tf.tfx_pipeline.flatten import flat_examples
+from psad_tf.tfx_pipeline.rules import BlessingRules, DataRules, DomainRule, PresenceRule, RangeRule
+from psad_tf.tfx_pipeline.schema import candidate_schema
+from psad_tf.tfx_pipeline.settings import PipelineSettings
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from tfx.dsl.component.experimental.decorators import component
 from tfx.types.standard_artifacts import Schema
 
 from psad_tf.features import FeatureDeclaration
-from tfx_pipeline.rules import DataRules
-from tfx_pipeline.schema import candidate_schema
+from psad_tf.tfx_pipeline.rules import DataRules
+from psad_tf.tfx_pipeline.schema import candidate_schema
 
 
 @component

@@ -28,7 +28,7 @@ def InfraCheck(
         model_name: Name under which it is served.
         slowest_ms: Bound on the median latency; 0 sets none.
     """
-    from tfx_pipeline.served import check_served  # the server is needed where it runs, not to compile
+    from psad_tf.tfx_pipeline.served import check_served  # the server is needed where it runs, not to compile
 
     found = check_served(path_utils.serving_model_path(model.uri), model_name, slowest_ms)
     blessing.set_int_custom_property("blessed", int(not found.reason))

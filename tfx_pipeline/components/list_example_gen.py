@@ -11,8 +11,8 @@ from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import component_spec, standard_artifacts, standard_component_specs
 from tfx.types.channel import Channel
 
-from tfx_pipeline.components.list_example_gen_executor import CANDIDATES, OPTIONS, Executor
-from tfx_pipeline.settings import PipelineSettings
+from psad_tf.tfx_pipeline.components.list_example_gen_executor import CANDIDATES, OPTIONS, Executor
+from psad_tf.tfx_pipeline.settings import PipelineSettings
 
 
 class ListExampleGenSpec(component_spec.ComponentSpec):

@@ -17,16 +17,16 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
-from beam.manifest import MANIFEST
-from beam.options import PreprocessOptions
-from beam.pipeline import preprocess
-from beam.sources import RawInputs
+from psad_tf.beam.manifest import MANIFEST
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.pipeline import preprocess
+from psad_tf.beam.sources import RawInputs
+from psad_tf.data.records import KINDS
 from psad_tf.errors import InputError
 from psad_tf.features import SPLITS, FeatureDeclaration, from_plain
-from psad_tf.records import KINDS
-from tfx_pipeline.data_view import write_data_view
-from tfx_pipeline.flatten import FlattenLists
-from tfx_pipeline.settings import PipelineSettings
+from psad_tf.tfx_pipeline.data_view import write_data_view
+from psad_tf.tfx_pipeline.flatten import FlattenLists
+from psad_tf.tfx_pipeline.settings import PipelineSettings
 
 CANDIDATES = "candidates"
 OPTIONS = "options"

@@ -1,11 +1,11 @@
 import marshal
 import random
 
-from beam.sorted_runs import RunWriter, merge_runs
-from beam.transforms.check import REQUESTS, request_key
-from beam.transforms.deduplicate import Deduplicate
-from beam.transforms.read import STOP, TIMELINE, split_timeline_key
-from beam.transforms.split import TIMES
+from psad_tf.beam.sorted_runs import RunWriter, merge_runs
+from psad_tf.beam.transforms.check import REQUESTS, request_key
+from psad_tf.beam.transforms.deduplicate import Deduplicate
+from psad_tf.beam.transforms.read import STOP, TIMELINE, split_timeline_key
+from psad_tf.beam.transforms.split import TIMES
 from tests.beam import logs
 
 NOON = logs.START

@@ -7,14 +7,14 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam.dead_letters import DeadLetters
-from beam.options import PreprocessOptions
-from beam.sorted_runs import RunWriter
-from beam.sources import FileRange
-from beam.transforms.encode import ListEncoder
-from beam.transforms.histories import JoinHistories, joined
-from beam.transforms.presence import Presence
-from beam.transforms.read import INTERACTION, REQUEST, TIMELINE, ReadRecords, timeline_key
+from psad_tf.beam.dead_letters import DeadLetters
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.sorted_runs import RunWriter
+from psad_tf.beam.sources import FileRange
+from psad_tf.beam.transforms.encode import ListEncoder
+from psad_tf.beam.transforms.histories import JoinHistories, joined
+from psad_tf.beam.transforms.presence import Presence
+from psad_tf.beam.transforms.read import INTERACTION, REQUEST, TIMELINE, ReadRecords, timeline_key
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 

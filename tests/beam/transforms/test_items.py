@@ -1,8 +1,8 @@
 import marshal
 
-from beam.sorted_runs import RunWriter
-from beam.transforms.items import ITEM_TABLE, BuildItemTable, ItemTable
-from beam.transforms.read import ITEM_ROWS
+from psad_tf.beam.sorted_runs import RunWriter
+from psad_tf.beam.transforms.items import ITEM_TABLE, BuildItemTable, ItemTable
+from psad_tf.beam.transforms.read import ITEM_ROWS
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 

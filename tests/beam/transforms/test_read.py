@@ -3,14 +3,14 @@ import marshal
 
 import pytest
 
-import beam.transforms.read as read_module
-from beam.dead_letters import DEAD
-from beam.options import PreprocessOptions
-from beam.sorted_runs import merge_runs
-from beam.sources import RawInputs, find_ranges
-from beam.transforms.check import REQUESTS
-from beam.transforms.read import ITEM_ROWS, STOP, TIMELINE, ReadRecords, split_timeline_key
-from beam.transforms.rows import ROWS, AssembleRows
+import psad_tf.beam.transforms.read as read_module
+from psad_tf.beam.dead_letters import DEAD
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.sorted_runs import merge_runs
+from psad_tf.beam.sources import RawInputs, find_ranges
+from psad_tf.beam.transforms.check import REQUESTS
+from psad_tf.beam.transforms.read import ITEM_ROWS, STOP, TIMELINE, ReadRecords, split_timeline_key
+from psad_tf.beam.transforms.rows import ROWS, AssembleRows
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 

@@ -2,10 +2,10 @@ import dataclasses
 import json
 import random
 
-import beam.transforms.rows as rows_module
-from beam.options import PreprocessOptions
-from beam.pipeline import preprocess
-from beam.sources import RawInputs
+import psad_tf.beam.transforms.rows as rows_module
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.pipeline import preprocess
+from psad_tf.beam.sources import RawInputs
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 

@@ -2,10 +2,10 @@ import random
 
 import tensorflow as tf
 
-from beam.sorted_runs import RunWriter
-from beam.transforms.histories import LISTS
-from beam.transforms.shards import WriteShards
-from beam.writers import PARTS
+from psad_tf.beam.sorted_runs import RunWriter
+from psad_tf.beam.transforms.histories import LISTS
+from psad_tf.beam.transforms.shards import WriteShards
+from psad_tf.beam.writers import PARTS
 from tests.beam import logs
 
 

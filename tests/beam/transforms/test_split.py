@@ -2,8 +2,8 @@ import apache_beam as beam
 import pytest
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam.options import SplitPolicy
-from beam.transforms.split import FindSplitPoints, TimeCounter, find_split_points
+from psad_tf.beam.options import SplitPolicy
+from psad_tf.beam.transforms.split import FindSplitPoints, TimeCounter, find_split_points
 from psad_tf.errors import InputError
 from tests.beam import logs
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam.transforms.statistics import DenseStatistics, DenseSummary
+from psad_tf.beam.transforms.statistics import DenseStatistics, DenseSummary
 
 FLOATS = st.lists(st.floats(width=32, allow_infinity=False), max_size=30)
 

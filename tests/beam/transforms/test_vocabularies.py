@@ -4,12 +4,12 @@ from collections import Counter, deque
 
 import pytest
 
-import beam.transforms.vocabularies as vocabularies
-from beam.messages import partition_of
-from beam.sorted_runs import RunWriter, merge_runs
-from beam.transforms.encode import ListEncoder
-from beam.transforms.vocabularies import COUNTS, RankValues, ValueCounter, WriteVocabularies
-from beam.writers import PARTS
+import psad_tf.beam.transforms.vocabularies as vocabularies
+from psad_tf.beam.messages import partition_of
+from psad_tf.beam.sorted_runs import RunWriter, merge_runs
+from psad_tf.beam.transforms.encode import ListEncoder
+from psad_tf.beam.transforms.vocabularies import COUNTS, RankValues, ValueCounter, WriteVocabularies
+from psad_tf.beam.writers import PARTS
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from psad_tf.cli import main
+from psad_tf.cli.main import main
 
 
 def _simulate(folder: pathlib.Path, *options: str) -> int:
@@ -57,7 +57,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(
 
 def test_a_small_simulation_imports_no_tensorflow(tmp_path: pathlib.Path) -> None:
     code = (
-        "import sys; from psad_tf.cli import main; "
+        "import sys; from psad_tf.cli.main import main; "
         f"main(['simulate', '--lists', '30', '--output_dir', {str(tmp_path / 'raw')!r}]); "
         "sys.exit('tensorflow' in sys.modules)"
     )

@@ -7,12 +7,12 @@ import pathlib
 
 import pytest
 
+from psad_tf.data.records import check_attributes, check_impression, check_interaction
 from psad_tf.datasets import download, movielens
 from psad_tf.datasets.initial_order import InitialOrderMeter
+from psad_tf.datasets.retrieval import RetrievalConfig
 from psad_tf.datasets.windows import WindowRules, cut_windows
 from psad_tf.errors import InputError
-from psad_tf.records import check_attributes, check_impression, check_interaction
-from psad_tf.retrieval import RetrievalConfig
 
 QUICK = RetrievalConfig(dimension=2, max_epochs=1, batch_size=64)
 

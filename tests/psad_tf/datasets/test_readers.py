@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from psad_tf.data.records import Impression, check_attributes, check_impression, check_interaction
 from psad_tf.datasets import download
 from psad_tf.datasets.avito import read_avito
 from psad_tf.datasets.kuairand import read_kuairand
@@ -18,7 +19,6 @@ from psad_tf.datasets.librerank import read_librerank
 from psad_tf.datasets.open_bandit import read_open_bandit
 from psad_tf.datasets.raw_data import RawData, write_raw_data
 from psad_tf.errors import InputError
-from psad_tf.records import Impression, check_attributes, check_impression, check_interaction
 
 
 def _write(path: pathlib.Path, rows: list[Mapping[str, Any]], delimiter: str = ",") -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from psad_tf import losses
 from psad_tf.config import DistillationConfig, OptimizerConfig
 from psad_tf.models.psad import PSAD
-from psad_tf.optimizer import make_optimizer
+from psad_tf.training.optimizer import make_optimizer
 from tests import tiny
 
 

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from psad_tf.input_pipeline import read_serialized
+from psad_tf.data.list_folder import read_serialized
 from psad_tf.serving.connection import ModelChoice, examples_request
 from psad_tf.serving.loader import LoadedVersion
 from psad_tf.serving.server import EmbeddedServer

@@ -16,7 +16,7 @@ import grpc
 import pytest
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from psad_tf.cli import main
+from psad_tf.cli.main import main
 from psad_tf.serving.aio_client import AsyncRerankClient
 from psad_tf.serving.client import RerankClient, first_answer
 from psad_tf.serving.connection import ModelChoice

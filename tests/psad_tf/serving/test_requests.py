@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
-from psad_tf.input_pipeline import parse_lists
 from psad_tf.serving.requests import (
     Candidate,
     Feature,
@@ -57,7 +57,7 @@ def test_the_client_encodes_a_request_as_the_beam_job_encodes_its_log(layout: Fe
     """Training reads what Beam wrote, serving what the client sends: the two must parse to the same."""
     from collections import deque
 
-    from beam.transforms.encode import ListEncoder, Past
+    from psad_tf.beam.transforms.encode import ListEncoder, Past
 
     encoder = ListEncoder(DECLARATION, ITEMS.get)
     interactions = [("i2", NOON - 500, 3.0), ("i1", NOON - 100, 5.0), ("unknown", NOON - 100, 1.0)]

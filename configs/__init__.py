@@ -1,0 +1,1 @@
+"""Presets of the training configuration, a JSON file each: `psad train --config movielens`."""

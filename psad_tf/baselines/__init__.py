@@ -1,0 +1,24 @@
+"""Rerankers that PSAD is compared with, on the same encoded lists.
+
+Neural ones derive from `Baseline` and are trained by `train_baseline`; LambdaMART (`lambdamart.py`) is
+LightGBM's and needs that package.
+"""
+
+from __future__ import annotations
+
+from psad_tf.baselines.base import Baseline
+from psad_tf.baselines.dlcm import DLCM
+from psad_tf.baselines.nar4rec import NAR4Rec
+from psad_tf.baselines.pointwise import PointwiseDNN
+from psad_tf.baselines.prm import PRM
+from psad_tf.baselines.seq2slate import Seq2Slate
+from psad_tf.baselines.setrank import SetRank
+
+NEURAL_BASELINES: dict[str, type[Baseline]] = {
+    "pointwise": PointwiseDNN,
+    "dlcm": DLCM,
+    "prm": PRM,
+    "setrank": SetRank,
+    "seq2slate": Seq2Slate,
+    "nar4rec": NAR4Rec,
+}

@@ -1,0 +1,38 @@
+"""psad evaluate: run folder and lists -> metrics."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+HELP = "evaluate initial order, teacher and student on one split"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--run_dir", required=True, help="folder that 'psad train' wrote")
+    parser.add_argument("--lists_dir", required=True, help="folder that 'psad preprocess' wrote")
+    parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="lists to rank")
+    parser.add_argument("--output", default="", help="JSON file; left out: RUN/evaluation_<split>.json")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from psad_tf.evaluation.evaluate import evaluate_run
+    from psad_tf.files import replaced_file
+    from psad_tf.metrics import METRICS
+
+    means = evaluate_run(arguments.run_dir, arguments.lists_dir, arguments.split).means()
+    path = arguments.output or os.path.join(arguments.run_dir, f"evaluation_{arguments.split}.json")
+    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(means, file, indent=1)
+        file.write("\n")
+    print(format_table(means, METRICS))
+    print(f"Wrote {path}")
+
+
+def format_table(means: dict[str, dict[str, float]], metrics: tuple[str, ...]) -> str:
+    """A row a model, a column a metric."""
+    rows = [f"{'':10}" + "".join(f"{metric:>10}" for metric in metrics)]
+    for model, values in means.items():
+        rows.append(f"{model:10}" + "".join(f"{values[metric]:10.4f}" for metric in metrics))
+    return "\n".join(rows)

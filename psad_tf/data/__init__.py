@@ -1,0 +1,1 @@
+"""From raw records and list folders to batches of encoded tensors."""

@@ -1,0 +1,1 @@
+"""Generating a list block by block."""

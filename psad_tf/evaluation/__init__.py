@@ -1,0 +1,1 @@
+"""Metrics over a split, and the report of a run."""

@@ -1,0 +1,117 @@
+"""Evaluation of the initial order, the teacher's generated lists and the student on one split."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from psad_tf.config import DataConfig
+from psad_tf.data.batches import ListDataset
+from psad_tf.data.list_folder import explain
+from psad_tf.errors import InputError
+from psad_tf.features import INITIAL_RANK
+from psad_tf.metrics import kendall_agreement, mean_metrics, per_list_metrics
+
+RankFunction = Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Metrics of each model, a value a list, lists in file order.
+
+    Attributes:
+        values: {model: {metric: float64 [lists]}}; NaN where a list has no positive label.
+        agreement: Kendall's tau of teacher and student, float64 [lists]; empty without both.
+    """
+
+    values: Mapping[str, Mapping[str, np.ndarray]]
+    agreement: np.ndarray
+
+    def means(self) -> dict[str, dict[str, float]]:
+        """{model: {metric: mean over the lists that have it}}."""
+        return {model: mean_metrics(each) for model, each in self.values.items()}
+
+
+class Evaluator:
+    """Ranks the lists of one split, again and again, in one compiled graph.
+
+    Args:
+        lists: The split's lists.
+        rank: Encoded batch -> {model: scores float32 [batch, n]}; compiled here.
+        jit_compile: Compile with XLA.
+    """
+
+    def __init__(self, lists: ListDataset, rank: RankFunction, jit_compile: bool = True) -> None:
+        self.lists = lists
+        self._rank = tf.function(rank, jit_compile=jit_compile)
+
+    def run(self) -> Evaluation:
+        """Ranks every list and computes its metrics; `initial` is always among the models."""
+        collected: dict[str, dict[str, list[np.ndarray]]] = {}
+        agreement: list[np.ndarray] = []
+        try:
+            for batch in self.lists.batches():
+                self._collect(batch, collected, agreement)
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
+            raise InputError(f"{self.lists.split} lists: a record cannot be read: {explain(error)}") from None
+        return Evaluation(
+            {
+                model: {metric: np.concatenate(parts) for metric, parts in metrics.items()}
+                for model, metrics in collected.items()
+            },
+            np.concatenate(agreement) if agreement else np.empty(0),
+        )
+
+    def _collect(
+        self,
+        batch: dict[str, tf.Tensor],
+        collected: dict[str, dict[str, list[np.ndarray]]],
+        agreement: list[np.ndarray],
+    ) -> None:
+        count = int(batch["mask"].shape[0] or tf.shape(batch["mask"])[0])
+        scores = {name: each.numpy()[:count] for name, each in self._rank(self._filled(batch, count)).items()}
+        scores = {"initial": -batch[INITIAL_RANK].numpy().astype(np.float64), **scores}
+        labels, mask = batch["labels"].numpy(), batch["mask"].numpy()
+        if "teacher" in scores and "student" in scores:
+            agreement.append(kendall_agreement(scores["teacher"], scores["student"], mask))
+        for model, each in scores.items():
+            if model == "probabilities":
+                continue
+            for metric, values in per_list_metrics(each, labels, mask).items():
+                collected.setdefault(model, {}).setdefault(metric, []).append(values)
+
+    def _filled(self, batch: dict[str, tf.Tensor], count: int) -> dict[str, tf.Tensor]:
+        """Fills a last, smaller batch with empty lists, so that one compiled shape serves all."""
+        missing = self.lists.config.batch_size - count
+        if missing <= 0:
+            return batch
+        return {
+            key: tf.pad(value, [[0, missing]] + [[0, 0]] * (value.shape.rank - 1))
+            for key, value in batch.items()
+        }
+
+
+def evaluate_run(
+    run_dir: str | os.PathLike[str], lists_dir: str | os.PathLike[str], split: str
+) -> Evaluation:
+    """Evaluates a finished run on one split of a list folder.
+
+    Raises:
+        InputError: A folder is missing, not whole, or the two do not fit.
+    """
+    from psad_tf.data.list_folder import check_lists
+    from psad_tf.training.run_folder import load_psad
+
+    encoder, model, config = load_psad(run_dir)
+    check_lists(lists_dir, encoder.declaration)
+    data = dataclasses.replace(config.data, cache=False)
+    lists = ListDataset(lists_dir, split, encoder, _evaluation_data(data))
+    return Evaluator(lists, model.rank, config.jit_compile).run()
+
+
+def _evaluation_data(config: DataConfig) -> DataConfig:
+    return dataclasses.replace(config, batch_size=max(config.batch_size, 128))

@@ -1,0 +1,169 @@
+"""Runs in processes of their own: killed and resumed, and shared out over workers."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from psad_tf.cli import train as command
+from psad_tf.cli.main import main
+from psad_tf.config import DataConfig, TrainConfig
+from psad_tf.errors import InputError
+from psad_tf.training.distribution import make_strategy
+from tests import tiny
+
+SETTINGS = dataclasses.replace(
+    tiny.config(slots=8, dropout=0.1),
+    data=DataConfig(batch_size=16, list_sizes=(8,)),
+    epochs=2,
+    checkpoint_steps=3,
+)
+STEPS = 24  # 192 training lists, 12 batches, 2 epochs
+TRAIN = ("psad_tf.cli.main", "train")
+
+pytestmark = pytest.mark.timeout(900)  # a dozen processes that each start TensorFlow
+
+
+def start(
+    lists_dir,
+    run: pathlib.Path,
+    config: TrainConfig,
+    *more: str,
+    module: tuple[str, ...] = TRAIN,
+    **environment: str,
+) -> subprocess.Popen:
+    path = run.parent / f"{run.name}.json"
+    path.write_text(json.dumps(config.to_dict()))
+    options = ["--lists_dir", str(lists_dir), "--output_dir", str(run), "--config", str(path), *more]
+    return subprocess.Popen(
+        [sys.executable, "-m", *module, *options],
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def weights(run: pathlib.Path) -> dict[str, np.ndarray]:
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(run / "checkpoints")))
+    names = reader.get_variable_to_shape_map()
+    tensors = {name: reader.get_tensor(name) for name in names if "CHECKPOINTABLE" not in name}
+    return {name: value for name, value in tensors.items() if getattr(value, "dtype", None) == np.float32}
+
+
+def assert_equal_bit_for_bit(one: pathlib.Path, other: pathlib.Path) -> None:
+    expected, found = weights(one), weights(other)
+    assert expected.keys() == found.keys() and len(expected) > 20
+    for name, value in expected.items():
+        np.testing.assert_array_equal(value, found[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def straight(lists_dir, tmp_path_factory) -> pathlib.Path:
+    run = tmp_path_factory.mktemp("straight") / "run"
+    assert start(lists_dir, run, SETTINGS).wait(240) == 0
+    return run
+
+
+def test_a_run_killed_by_sigkill_at_random_steps_ends_in_the_same_weights(lists_dir, straight, tmp_path):
+    run = tmp_path / "run"
+    step = random.randint(1, STEPS - 4)
+    save = random.randrange(step + 3 - step % 3, STEPS + 1, SETTINGS.checkpoint_steps)
+    kills = [("step", step), ("save", save)]
+    print(f"kills: {kills}")  # shown when the test fails
+    for index, (how, at) in enumerate(kills):
+        resume = ["--resume"] if index else []
+        module = ("tests.psad_tf.killed_train", how, str(at), "--")
+        assert start(lists_dir, run, SETTINGS, *resume, module=module).wait(240) == -signal.SIGKILL
+        assert not run.exists()
+    assert start(lists_dir, run, SETTINGS, "--resume").wait(240) == 0
+    assert_equal_bit_for_bit(straight, run)
+    histories = [json.loads((each / "history.json").read_text()) for each in (straight, run)]
+    for epoch in [*histories[0], *histories[1]]:
+        del epoch["seconds"]
+    assert histories[0] == histories[1]
+
+
+def start_workers(lists_dir, run: pathlib.Path, *more: str) -> list[subprocess.Popen]:
+    """Two workers on loopback."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in (one, other)]
+    (run.parent / "addresses.json").write_text(json.dumps(addresses))
+    return [start_worker(lists_dir, run, index, *more) for index in range(2)]
+
+
+def start_worker(lists_dir, run: pathlib.Path, index: int, *more: str) -> subprocess.Popen:
+    addresses = json.loads((run.parent / "addresses.json").read_text())
+    cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+    config = dataclasses.replace(SETTINGS, distribution="multi_worker")
+    return start(lists_dir, run, config, *more, TF_CONFIG=json.dumps(cluster))
+
+
+@pytest.fixture(scope="module")
+def two_workers(lists_dir, tmp_path_factory) -> pathlib.Path:
+    run = tmp_path_factory.mktemp("two workers") / "run"
+    assert [process.wait(280) for process in start_workers(lists_dir, run)] == [0, 0]
+    return run
+
+
+def test_two_workers_reach_the_result_of_one_on_the_same_global_batch(straight, two_workers):
+    expected, found = weights(straight), weights(two_workers)
+    for name, value in expected.items():
+        np.testing.assert_allclose(value, found[name], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_worker_that_is_killed_and_started_again_goes_on_with_the_other_to_the_same_weights(
+    lists_dir, two_workers, tmp_path, lost
+):
+    run = tmp_path / "run"
+    workers = start_workers(lists_dir, run, "--restarts", "1")
+    checkpoint = tmp_path / "run.partial" / "checkpoints" / "ckpt-3.index"
+    until = time.monotonic() + 240
+    while not checkpoint.exists() and workers[0].poll() is None and time.monotonic() < until:
+        time.sleep(0.01)  # waits for a file of another process
+    workers[lost].kill()
+    assert workers[lost].wait() == -signal.SIGKILL and checkpoint.exists() and not run.exists()
+    again = start_worker(lists_dir, run, lost, "--resume")
+    assert (workers[1 - lost].wait(280), again.wait(280)) == (0, 0)
+    assert_equal_bit_for_bit(two_workers, run)
+
+
+def test_a_cluster_that_is_not_named_is_one_clear_error(monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(InputError, match="TF_CONFIG"):
+        make_strategy("multi_worker", jit_compile=False, batch_size=8)
+
+
+def test_xla_with_exchange_of_gradients_on_cpus_is_refused():
+    with pytest.raises(InputError, match="jit_compile"):
+        make_strategy("mirrored", jit_compile=True, batch_size=8)
+
+
+def test_a_restart_resumes_with_the_same_options_and_one_restart_less():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    given = ["--lists_dir", "l", "--output_dir", "a run", "--seed", "0", "--device", "cpu", "--overwrite"]
+    line = command.restart_command(parser.parse_args([*given, "--restarts", "3"]))
+    assert line[:4] == [sys.executable, "-m", "psad_tf.cli.main", "train"]
+    again = parser.parse_args(line[4:])
+    assert (again.lists_dir, again.output_dir, again.seed, again.device) == ("l", "a run", 0, "cpu")
+    assert again.resume and not again.overwrite and again.restarts == 2 and again.epochs is None
+
+
+def test_restarts_below_zero_are_refused(capsys):
+    assert main(["train", "--lists_dir", "l", "--output_dir", "r", "--restarts", "-1"]) == 2
+    assert "--restarts: must be 0 or more" in capsys.readouterr().err

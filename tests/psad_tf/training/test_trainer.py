@@ -1,0 +1,221 @@
+"""Training runs: resume, divergence, existing folders, configurations."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import input_pb2
+
+from psad_tf.config import DataConfig, DistillationConfig, OptimizerConfig, TrainConfig
+from psad_tf.errors import InputError
+from psad_tf.evaluation.evaluate import evaluate_run
+from psad_tf.features import load_json
+from psad_tf.training import trainer as training
+from psad_tf.training.run_folder import load_parts, load_psad, load_reranker
+from tests import tiny
+
+
+def settings(**changes: object) -> TrainConfig:
+    config = tiny.config(
+        slots=8, dropout=0.1, data=DataConfig(batch_size=32, list_sizes=(8,)), epochs=2, checkpoint_steps=2
+    )
+    return dataclasses.replace(config, **changes)
+
+
+@pytest.fixture(scope="module")
+def finished(lists_dir, tmp_path_factory) -> str:
+    folder = str(tmp_path_factory.mktemp("runs") / "straight")
+    training.train(lists_dir, folder, settings(), verbose=False)
+    return folder
+
+
+def weights(run_dir: str) -> dict[str, np.ndarray]:
+    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(os.path.join(run_dir, "checkpoints")))
+    return {
+        name: reader.get_tensor(name)
+        for name in reader.get_variable_to_shape_map()
+        if "CHECKPOINTABLE" not in name
+    }
+
+
+class Killed(BaseException):
+    """Stands for a signal: nothing in the library catches it."""
+
+
+@pytest.mark.parametrize("at_step", [1, 3])
+def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(
+    lists_dir, finished, tmp_path, monkeypatch, at_step
+):
+    folder = str(tmp_path / "run")
+    end = training._StepCallback.on_train_batch_end
+
+    def stop(self, batch, logs=None):
+        end(self, batch, logs)
+        if int(self.model.step.numpy()) == at_step:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training._StepCallback, "on_train_batch_end", stop)
+        with pytest.raises(Killed):
+            training.train(lists_dir, folder, settings(), verbose=False)
+    assert not os.path.exists(folder)
+    training.train(lists_dir, folder, settings(), resume=True, verbose=False)
+    straight, resumed = weights(finished), weights(folder)
+    assert straight.keys() == resumed.keys()
+    for name, value in straight.items():
+        if hasattr(value, "dtype") and value.dtype != object and "save_counter" not in name:
+            np.testing.assert_array_equal(value, resumed[name], err_msg=name)
+
+
+def test_an_unfinished_run_is_neither_overwritten_nor_evaluated(lists_dir, tmp_path):
+    folder = str(tmp_path / "run")
+    os.makedirs(folder + ".partial")
+    with pytest.raises(InputError, match="--resume"):
+        training.train(lists_dir, folder, settings(), verbose=False)
+    with pytest.raises(InputError, match="not a finished run"):
+        load_parts(folder + ".partial")
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(lists_dir, finished):
+    before = weights(finished)
+    with pytest.raises(InputError, match="--overwrite"):
+        training.train(lists_dir, finished, settings(), verbose=False)
+    assert weights(finished).keys() == before.keys()
+
+
+def test_resuming_with_another_configuration_is_refused(lists_dir, tmp_path):
+    folder = tmp_path / "run.partial"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(settings(seed=9).to_dict()))
+    with pytest.raises(InputError, match="another configuration"):
+        training.train(lists_dir, tmp_path / "run", settings(), resume=True, verbose=False)
+
+
+def test_divergence_stops_with_step_terms_and_batch(lists_dir, tmp_path):
+    wild = settings(optimizer=OptimizerConfig(learning_rate=900.0, warmup_steps=0, clip_norm=1e9), epochs=9)
+    with pytest.raises(training.TrainingDiverged, match=r"step \d+: .*teacher.*diverged_batch\.npz"):
+        training.train(lists_dir, tmp_path / "run", wild, verbose=False)
+    assert not (tmp_path / "run").exists()
+    with np.load(tmp_path / "run.partial" / "diverged_batch.npz") as batch:
+        assert batch["labels"].shape == (32, 8)
+
+
+def test_a_gradient_that_is_no_number_stops_the_step_that_made_it_though_its_loss_is_sound(
+    lists_dir, tmp_path, monkeypatch
+):
+    loss = training.PSAD.compute_losses
+
+    def poisoned(self, batch, dropout_seed, ties, weight):
+        terms = loss(self, batch, dropout_seed, ties, weight)
+        kernel = tf.reduce_sum(self.teacher.trainable_variables[0])
+        zero = kernel - tf.stop_gradient(kernel)
+        late = tf.cond(self.step >= 4, lambda: tf.sqrt(zero), lambda: zero)  # a slope of infinity at 0
+        return {**terms, "loss": terms["loss"] + late}
+
+    monkeypatch.setattr(training.PSAD, "compute_losses", poisoned)
+    with pytest.raises(training.TrainingDiverged, match=r"step 5: .*gradient_norm (nan|inf).*ckpt-4;"):
+        training.train(lists_dir, tmp_path / "run", settings(), verbose=False)
+    reader = tf.train.load_checkpoint(str(tmp_path / "run.partial" / "checkpoints" / "ckpt-4"))
+    for name in reader.get_variable_to_shape_map():
+        value = reader.get_tensor(name)
+        assert getattr(value, "dtype", None) != np.float32 or np.isfinite(value).all(), name
+
+
+def test_a_loss_above_the_largest_that_is_allowed_stops_the_run(lists_dir, tmp_path):
+    with pytest.raises(training.TrainingDiverged, match=r"step 1: loss [\d.]+, .*no checkpoint was due"):
+        training.train(lists_dir, tmp_path / "run", settings(largest_loss=0.5), verbose=False)
+
+
+def test_the_best_and_the_last_checkpoints_are_kept(lists_dir, finished):
+    metrics = load_json(os.path.join(finished, "metrics.json"))
+    best = tf.train.get_checkpoint_state(os.path.join(finished, "best"))
+    assert [os.path.basename(each) for each in best.all_model_checkpoint_paths] == [
+        f"ckpt-{metrics['best_epoch']}"
+    ]
+    last = tf.train.get_checkpoint_state(os.path.join(finished, "checkpoints")).all_model_checkpoint_paths
+    assert [os.path.basename(each) for each in last] == ["ckpt-10", "ckpt-12"]
+    files = {name.split(".")[0] for name in os.listdir(os.path.join(finished, "checkpoints"))}
+    assert files == {"checkpoint", "ckpt-10", "ckpt-12"}
+
+
+def test_the_losses_of_an_epoch_are_means_over_its_steps(finished):
+    history = load_json(os.path.join(finished, "history.json"))
+    # b(t) rises by the same amount each step, so its mean is that of the middle of the epoch.
+    ramp = settings().distillation.ramp_steps
+    middle = [(1 + 6) / 2 / (ramp + 1), (7 + 12) / 2 / (ramp + 1)]
+    assert [each["losses"]["distillation_weight"] for each in history] == pytest.approx(middle, rel=1e-4)
+
+
+def test_validation_lists_that_cannot_choose_an_epoch_are_refused(lists_dir, tmp_path):
+    copied = shutil.copytree(lists_dir, tmp_path / "lists")
+    manifest = json.loads((copied / "manifest.json").read_text())
+    for path in (copied / "valid").glob("*.gz"):
+        records = list(tf.data.TFRecordDataset(str(path), "GZIP").as_numpy_iterator())
+        with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
+            for record in records:
+                lists = input_pb2.ExampleListWithContext.FromString(record)
+                for candidate in lists.examples:
+                    candidate.features.feature["relevance"].float_list.value[:] = [0.0]
+                writer.write(lists.SerializeToString())
+        manifest["files"][f"valid/{path.name}"]["bytes"] = path.stat().st_size
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="no list of the split 'valid' has a relevant candidate"):
+        training.train(copied, tmp_path / "run", settings(), verbose=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_reranker_loads_without_the_teacher_and_scores_as_the_whole_model(lists_dir, finished):
+    _, reranker, _ = load_reranker(finished)
+    _, model, _ = load_psad(finished)
+    assert not any(
+        "teacher" in variable.name or "encoder" in variable.name for variable in reranker.variables
+    )
+    from psad_tf.data.batches import ListDataset
+    from psad_tf.data.list_folder import load_encoder
+
+    lists = ListDataset(lists_dir, "test", load_encoder(lists_dir), settings().data)
+    batch = next(iter(lists.batches()))
+    np.testing.assert_allclose(reranker(batch)["scores"], model.rank(batch)["student"], atol=1e-5)
+
+
+def test_evaluation_has_every_model_and_a_value_for_every_list(lists_dir, finished):
+    evaluation = evaluate_run(finished, lists_dir, "test")
+    count = json.loads((lists_dir / "manifest.json").read_text())["lists"]["test"]
+    assert set(evaluation.values) == {"initial", "student", "teacher"}
+    assert {len(each["ndcg@10"]) for each in evaluation.values.values()} == {count}
+    assert all(0.0 <= value <= 1.0 for each in evaluation.means().values() for value in each.values())
+
+
+def test_offline_distillation_trains_a_tutor_first(lists_dir, tmp_path):
+    offline = settings(distillation=DistillationConfig(mode="offline"), epochs=1)
+    training.train(lists_dir, tmp_path / "run", offline, verbose=False)
+    assert (tmp_path / "run" / "tutor" / "best").is_dir()
+    history = json.loads((tmp_path / "run" / "history.json").read_text())
+    assert "distillation" in history[0]["losses"] and "teacher" not in history[0]["losses"]
+
+
+@pytest.mark.parametrize(
+    ("key", "data"),
+    [
+        ("optimizer: unknown key 'learning_rte'", {"optimizer": {"learning_rte": 1.0}}),
+        ("model.teacher.block_size", {"model": {"teacher": {"slots": 4, "block_size": 5}}}),
+        ("optimizer: learning_rate: expected float", {"optimizer": {"learning_rate": "fast"}}),
+        ("model.teacher.heads", {"model": {"embedding_dim": 10, "teacher": {"heads": 4}}}),
+        ("data.list_sizes", {"data": {"list_sizes": [20, 10]}}),
+        ("mixed_precision", {"mixed_precision": "float8"}),
+    ],
+)
+def test_a_wrong_configuration_is_refused_naming_the_key(key, data):
+    with pytest.raises(InputError, match=f".*{key}"):
+        TrainConfig.from_dict(data)
+
+
+def test_a_configuration_survives_json():
+    config = settings()
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
