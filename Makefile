@@ -13,12 +13,13 @@ FIND_PYTHON = for p in python3.11 python3; do \
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test setup setup-dev lock lint format types unit help clean \
+.PHONY: demo test test-fast setup setup-dev lock lint format types unit help clean \
 	bench-quality bench-ablation bench-latency bench-beam bench-serving bench-train
 
 help:
 	@echo "make demo    set up, then run the whole product on MovieLens-100K (runs/demo/)"
 	@echo "make test    set up, then lint, type-check and test"
+	@echo "make test-fast  the same without slow tests, processes and TFX (about two minutes)"
 	@echo "make lock    recompile requirements.txt, requirements-dev.txt and requirements-gpu.txt"
 	@echo "make bench-quality, bench-ablation, bench-latency, bench-beam, bench-serving, bench-train"
 	@echo "             the measurements of docs/benchmarks.md"
@@ -29,6 +30,9 @@ demo: setup
 
 test: setup-dev lint types unit
 
+test-fast: setup-dev lint types
+	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not process and not tfx and not root"
+
 setup: .venv/runtime.lock
 
 setup-dev: .venv/dev.lock
@@ -37,6 +41,7 @@ setup-dev: .venv/dev.lock
 .venv/runtime.lock: requirements.txt pyproject.toml setup.py
 	@if [ -x $(PY) ] && cmp -s requirements.txt $@; then touch $@; else \
 	set -e; python="$$($(FIND_PYTHON))"; \
+	if [ -z "$$python" ] && command -v uv >/dev/null 2>&1; then python="$$(uv python install --quiet 3.11 2>/dev/null && uv python find 3.11 2>/dev/null)" || true; fi; \
 	if [ -z "$$python" ]; then echo "psad: Python 3.11 is needed: install it so that 'python3.11' is on PATH" >&2; exit 2; fi; \
 	echo "Setting up .venv from requirements.txt (once; a few minutes)"; \
 	rm -rf .venv; "$$python" -m venv .venv || { echo "psad: 'python3.11 -m venv' failed: install the venv module (Debian: apt install python3.11-venv)" >&2; exit 2; }; \

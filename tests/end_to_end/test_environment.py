@@ -45,7 +45,7 @@ def clone(tmp_path) -> pathlib.Path:
     """What set-up reads, at a path with a space in it."""
     folder = tmp_path / "a clone"
     folder.mkdir()
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "pyproject.toml"):
+    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "pyproject.toml", "setup.py"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -83,6 +83,16 @@ def test_python3_is_taken_where_that_is_3_11(clone):
     done = make(clone, ("python3.11", "exit 1"), ("python3", python))
     assert "tools/python3 -m venv .venv" in done.stdout
     assert "install the venv module" in done.stderr
+
+
+def test_without_python_3_11_uv_may_fetch_one(clone):
+    fetched = clone / "fetched"
+    fetched.write_text('#!/bin/sh\necho "$0 $*"; exit 1\n')
+    fetched.chmod(0o755)
+    uv = f'case "$2" in install) exit 0;; find) echo "{fetched}";; esac'
+    assert "fetched -m venv .venv" in make(clone, ("uv", uv)).stdout
+    shutil.rmtree(clone / "tools")
+    assert "Python 3.11 is needed" in make(clone, ("uv", "exit 1")).stderr
 
 
 def test_set_up_is_skipped_while_the_lock_is_unchanged_and_done_again_when_it_changed(clone):
