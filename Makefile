@@ -13,13 +13,14 @@ FIND_PYTHON = for p in python3.11 python3; do \
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYTHONUNBUFFERED := 1
 
-.PHONY: demo test test-fast setup setup-dev lock lint format types unit help clean \
+.PHONY: demo test test-fast docs setup setup-dev lock lint format types unit help clean \
 	bench-quality bench-ablation bench-latency bench-beam bench-serving bench-train
 
 help:
 	@echo "make demo    set up, then run the whole product on MovieLens-100K (runs/demo/)"
 	@echo "make test    set up, then lint, type-check and test"
 	@echo "make test-fast  the same without slow tests, processes and TFX (about two minutes)"
+	@echo "make docs    build the documentation as a site (.cache/site/)"
 	@echo "make lock    recompile requirements.txt, requirements-dev.txt and requirements-gpu.txt"
 	@echo "make bench-quality, bench-ablation, bench-latency, bench-beam, bench-serving, bench-train"
 	@echo "             the measurements of docs/benchmarks.md"
@@ -70,11 +71,17 @@ format: setup-dev
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-# mypy sees the packages as they are installed, by links.
-types: setup-dev
+# mypy and mkdocs see the packages as they are installed, by links.
+.PHONY: links
+links:
 	@mkdir -p .cache/types/psad_tf && rm -rf .cache/types/psad_tf/* && ln -s "$$PWD"/psad_tf/* .cache/types/psad_tf/ && \
 	for each in beam export tfx_pipeline configs; do ln -s "$$PWD/$$each" .cache/types/psad_tf/; done
+
+types: setup-dev links
 	@$(PY) -m mypy
+
+docs: setup-dev links
+	@$(PY) -m mkdocs build --quiet --clean && echo "The documentation is in .cache/site/index.html"
 
 unit: setup-dev
 	@$(PY) -m pytest -n 2 --dist loadfile

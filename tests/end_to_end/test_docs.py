@@ -1,0 +1,47 @@
+"""The documentation builds as a site without a warning, and its pages name files and commands that exist."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from psad_tf.cli.main import COMMANDS
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.process
+def test_the_site_builds_without_warnings(tmp_path):
+    copy = tmp_path / "tree"
+    shutil.copytree(ROOT / "docs", copy / "docs")
+    shutil.copy(ROOT / "mkdocs.yml", copy)
+    package = copy / ".cache" / "types" / "psad_tf"
+    package.mkdir(parents=True)
+    for path in (ROOT / "psad_tf").iterdir():
+        (package / path.name).symlink_to(path)
+    for name in ("beam", "export", "tfx_pipeline", "configs"):
+        (package / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    assert (tmp_path / "site" / "architecture.html").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_files_and_commands_that_a_page_names_exist(page):
+    text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
+    folders = "psad_tf|beam|export|tfx_pipeline|configs|benchmarks|tests|docs|serving_config|docker|examples"
+    for name in re.findall(rf"`((?:{folders})/[\w/.-]*)`", text):
+        assert (ROOT / name).exists(), name
+    for command in re.findall(r"^psad ([a-z][a-z-]*)", text, re.MULTILINE):
+        assert command in COMMANDS, command
+    for target in re.findall(r"`make ([a-z][a-z-]*)", text):
+        if target != "bench-":
+            assert re.search(rf"^(?:[\w-]+ )*{target}[: ]", makefile, re.MULTILINE), target
