@@ -77,7 +77,7 @@ class Evaluator:
         scores = {"initial": -batch[INITIAL_RANK].numpy().astype(np.float64), **scores}
         labels, mask = batch["labels"].numpy(), batch["mask"].numpy()
         if "teacher" in scores and "student" in scores:
-            agreement.append(kendall_agreement(scores["teacher"], scores["student"], mask))
+            agreement.append(kendall_agreement(scores["teacher"], scores["student"], where=mask).numpy())
         for model, each in scores.items():
             if model == "probabilities":
                 continue
