@@ -27,7 +27,7 @@ help:
 	@echo "make format  apply ruff's formatting and safe fixes"
 
 demo: setup
-	@$(PY) -m psad_tf.cli.main demo --output_dir runs/demo --config movielens --overlap_stride 5
+	@$(PY) -m psad_tf.cli demo --output_dir runs/demo --config movielens --overlap_stride 5
 
 test: setup-dev lint types unit
 

@@ -135,7 +135,7 @@ def serving(
             file.writelines(f"{key} {{ value: {value} }}\n" for key, value in batching.items())
         arguments += ["--enable_batching", "--batching_parameters_file", parameters]
     process = subprocess.Popen(
-        [sys.executable, "-m", "psad_tf.cli.main", "serve", *arguments], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "psad_tf.cli", "serve", *arguments], stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None

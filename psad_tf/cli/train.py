@@ -85,7 +85,7 @@ def restart_command(arguments: argparse.Namespace) -> list[str]:
 
     TensorFlow's connection to the cluster cannot be renewed inside a process, so the process is replaced.
     """
-    command = [sys.executable, "-m", "psad_tf.cli.main", "train", "--resume"]
+    command = [sys.executable, "-m", "psad_tf.cli", "train", "--resume"]
     command += ["--restarts", str(arguments.restarts - 1)]
     for name in ("lists_dir", "output_dir", "config", "features", "seed", "epochs", "device"):
         value = getattr(arguments, name)

@@ -50,7 +50,7 @@ def _equal(output, manifest, expected):
 
 def _psad(*arguments, **options):
     return subprocess.Popen(
-        [sys.executable, "-m", "psad_tf.cli.main", "preprocess", *map(str, arguments)],
+        [sys.executable, "-m", "psad_tf.cli", "preprocess", *map(str, arguments)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
 

@@ -43,7 +43,7 @@ def with_protos(*command: str) -> str:
 def test_the_job_is_valid_and_has_every_component_in_the_image(raw_dir, tmp_path):
     job = tmp_path / "job.json"
     options = ["--input_dir", str(raw_dir), "--output_dir", "pipeline", "--slice", "segment"]
-    with_protos("-m", "psad_tf.cli.main", "tfx", *options, "--kubeflow", str(job), "--image", IMAGE)
+    with_protos("-m", "psad_tf.cli", "tfx", *options, "--kubeflow", str(job), "--image", IMAGE)
     assert int(with_protos("-c", PARSE, str(job))) >= 10
     spec = json.loads(pathlib.Path(job).read_text())["pipelineSpec"]
     tasks = spec["root"]["dag"]["tasks"]

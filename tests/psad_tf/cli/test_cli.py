@@ -38,7 +38,7 @@ def test_help_does_not_import_tensorflow():
 
 
 def test_a_reader_that_has_enough_is_no_error(tmp_path):
-    command = [sys.executable, "-m", "psad_tf.cli.main", "simulate", "--output_dir", str(tmp_path / "raw")]
+    command = [sys.executable, "-m", "psad_tf.cli", "simulate", "--output_dir", str(tmp_path / "raw")]
     with subprocess.Popen(
         [*command, "--lists", "10"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

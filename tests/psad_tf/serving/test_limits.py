@@ -115,7 +115,7 @@ def test_a_taken_port_is_one_clear_line(models: pathlib.Path, field: str) -> Non
 def test_the_command_serves_until_sigterm_and_ends_with_0(models: pathlib.Path) -> None:
     arguments = ["--model_base_path", str(models), "--model_name", "scale", "--port", "0"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "psad_tf.cli.main", "serve", *arguments, "--enable_batching=false"],
+        [sys.executable, "-m", "psad_tf.cli", "serve", *arguments, "--enable_batching=false"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -32,7 +32,7 @@ SETTINGS = dataclasses.replace(
     checkpoint_steps=3,
 )
 STEPS = 24  # 192 training lists, 12 batches, 2 epochs
-TRAIN = ("psad_tf.cli.main", "train")
+TRAIN = ("psad_tf.cli", "train")
 
 pytestmark = pytest.mark.timeout(900)  # a dozen processes that each start TensorFlow
 
@@ -158,7 +158,7 @@ def test_a_restart_resumes_with_the_same_options_and_one_restart_less():
     command.add_arguments(parser)
     given = ["--lists_dir", "l", "--output_dir", "a run", "--seed", "0", "--device", "cpu", "--overwrite"]
     line = command.restart_command(parser.parse_args([*given, "--restarts", "3"]))
-    assert line[:4] == [sys.executable, "-m", "psad_tf.cli.main", "train"]
+    assert line[:4] == [sys.executable, "-m", "psad_tf.cli", "train"]
     again = parser.parse_args(line[4:])
     assert (again.lists_dir, again.output_dir, again.seed, again.device) == ("l", "a run", 0, "cpu")
     assert again.resume and not again.overwrite and again.restarts == 2 and again.epochs is None
