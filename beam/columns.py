@@ -30,6 +30,9 @@ class Columns:
 
     def __init__(self, kind: str, declaration: FeatureDeclaration, text: bool) -> None:
         self._text = text
+        self._plain: dict[str, Callable[[Any], Any]] = {"time": _plain_time}
+        if kind == IMPRESSIONS:
+            self._plain["position"] = _plain_position
         dense_context = {feature.name for feature in declaration.context_dense}
         dense_candidate = {feature.name for feature in declaration.candidate_dense}
         many_context = {feature.name for feature in declaration.context_categorical if feature.width > 1}
@@ -40,7 +43,7 @@ class Columns:
         }
         self._top: dict[str, Callable[[str], Any]] = {"time": _whole}
         if kind == IMPRESSIONS:
-            self._top |= {"initial_score": _number, "position": _number}
+            self._top |= {"initial_score": _number, "position": _whole}
         elif kind == USERS:
             self._top = dict.fromkeys(dense_context, _number) | dict.fromkeys(many_context, _several)
         elif kind == ITEMS:
@@ -74,7 +77,7 @@ class Columns:
             elif self._text:
                 shaped[column] = _cell(value, self._top.get(column), column)
             else:
-                shaped[column] = _plain_time(value) if column == "time" else plain(value)
+                shaped[column] = self._plain.get(column, plain)(value)
         return shaped
 
 
@@ -107,6 +110,13 @@ def _plain_time(value: Any) -> Any:
     return value
 
 
+def _plain_position(value: Any) -> Any:
+    """A column with empty cells is often one of floats, NaN where empty."""
+    if isinstance(value, float):
+        return None if value != value else int(value) if value.is_integer() else value
+    return value
+
+
 def _cell(value: str, read: Callable[[str], Any] | None, column: str) -> Any:
     if value == "":
         return None
@@ -115,7 +125,7 @@ def _cell(value: str, read: Callable[[str], Any] | None, column: str) -> Any:
     try:
         return read(value)
     except ValueError:
-        wanted = "whole seconds" if read is _whole else "a number"
+        wanted = "whole seconds" if column == "time" else "a whole number" if read is _whole else "a number"
         raise RecordError("wrong_type", f"{column}: expected {wanted}, got {value[:40]!r}") from None
 
 

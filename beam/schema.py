@@ -11,6 +11,7 @@ from psad_tf.features import (
     RELEVANCE,
     REQUEST_ID,
     REQUEST_TIME,
+    SHOWN_POSITION,
     FeatureDeclaration,
 )
 
@@ -40,7 +41,8 @@ def record_schema(declaration: FeatureDeclaration) -> schema_pb2.Schema:
         add.fixed("candidate", categorical.name, schema_pb2.BYTES, categorical.width)
     for dense in declaration.candidate_dense:
         add.fixed("candidate", dense.name, schema_pb2.FLOAT, 1)
-    add.fixed("candidate", INITIAL_RANK, schema_pb2.INT, 1)
+    for name in (INITIAL_RANK, SHOWN_POSITION):
+        add.fixed("candidate", name, schema_pb2.INT, 1)
     for name in (RELEVANCE, NEGATIVE):
         add.fixed("candidate", name, schema_pb2.FLOAT, 1)
     return schema

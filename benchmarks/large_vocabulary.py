@@ -121,7 +121,7 @@ def _batches(encoder: Any, lists: int, candidates: int, ids: int) -> Any:
     """Endless batches of records whose items are drawn evenly from the whole vocabulary."""
     import tensorflow as tf
 
-    from psad_tf.features import HISTORY_PREFIX, INITIAL_RANK, ITEM_ID, NEGATIVE, RELEVANCE
+    from psad_tf.features import HISTORY_PREFIX, INITIAL_RANK, ITEM_ID, NEGATIVE, RELEVANCE, SHOWN_POSITION
 
     declaration = encoder.declaration
     history = declaration.history.length
@@ -142,6 +142,7 @@ def _batches(encoder: Any, lists: int, candidates: int, ids: int) -> Any:
         raw |= {HISTORY_PREFIX + each.name: tf.zeros([lists, history]) for each in declaration.history.dense}
         raw |= {each.name: tf.zeros([lists, candidates]) for each in declaration.candidate_dense}
         raw[INITIAL_RANK] = tf.tile(tf.range(candidates, dtype=tf.int64)[tf.newaxis], [lists, 1])
+        raw[SHOWN_POSITION] = raw[INITIAL_RANK]
         raw[RELEVANCE] = tf.cast(
             tf.random.stateless_uniform([lists, candidates], [step, 1]) < 0.2, tf.float32
         )

@@ -109,8 +109,12 @@ class Tables:
                 floats.value.extend([time - moment for moment, _, _ in recent])
             else:
                 floats.value.extend([feedback.get(dense.name, NAN) for _, _, feedback in recent])
+        some = any(candidate.get("position") is not None for candidate in impression["candidates"])
         for rank, candidate in enumerate(impression["candidates"]):
-            self._add_candidate(result.examples.add().features.feature, rank, candidate, declaration)
+            feature = result.examples.add().features.feature
+            self._add_candidate(feature, rank, candidate, declaration)
+            position = candidate.get("position") if some else rank
+            feature["shown_position"].int64_list.value.append(-1 if position is None else position)
         return result
 
     def _add_candidate(

@@ -285,11 +285,12 @@ class Runner:
         collected: dict[str, dict[str, list[np.ndarray]]] = {}
         for batch in self.lists(split).batches():
             labels, mask = batch["labels"].numpy(), batch["mask"].numpy()
+            shown = batch["shown_position"].numpy() >= 0
             scores = {name: np.asarray(each) for name, each in ranked(batch).items()}
             if initial:
                 scores["initial"] = -batch["initial_rank"].numpy().astype(np.float64)
             for name, each in scores.items():
-                metrics = dict(per_list_metrics(each, labels, mask))
+                metrics = dict(per_list_metrics(each, labels, shown))
                 if self.measure is not None and split == "test":
                     metrics |= self.measure(batch, np.where(mask, each, -np.inf))
                 for metric, values in metrics.items():

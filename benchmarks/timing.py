@@ -103,4 +103,5 @@ def random_batch(
     batch["history_mask"] = tf.ones([lists, history], tf.bool)
     batch["mask"] = tf.ones([lists, candidates], tf.bool)
     batch["initial_rank"] = tf.constant(np.tile(np.arange(candidates), (lists, 1)), tf.int32)
+    batch["shown_position"] = batch["initial_rank"]
     return batch

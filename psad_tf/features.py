@@ -12,6 +12,7 @@ Feature names on disk and on the wire:
 | history   | `history_<name>`   | most recent first, n <= length items; `width` strings or a float each |
 | candidate | `<name>`           | categorical: `width` byte strings; dense: one float             |
 | candidate | `initial_rank`     | int64, 0 is the initial ranker's best                           |
+| candidate | `shown_position`   | int64, the slot it was shown in, from 0; -1 if it was not shown |
 | candidate | `relevance`        | float, graded label, 0 is irrelevant                            |
 | candidate | `negative`         | float, 1 where feedback was explicitly negative                 |
 | context   | `request_id`       | one byte string                                                 |
@@ -39,12 +40,13 @@ ITEM_ID = "item_id"
 USER_ID = "user_id"
 INITIAL_SCORE = "initial_score"
 INITIAL_RANK = "initial_rank"
+SHOWN_POSITION = "shown_position"
 RELEVANCE = "relevance"
 NEGATIVE = "negative"
 HISTORY_PREFIX = "history_"
 AGE_SECONDS = "age_seconds"
 
-RESERVED = frozenset({REQUEST_ID, REQUEST_TIME, INITIAL_RANK, RELEVANCE, NEGATIVE})
+RESERVED = frozenset({REQUEST_ID, REQUEST_TIME, INITIAL_RANK, SHOWN_POSITION, RELEVANCE, NEGATIVE})
 SPLITS = ("train", "valid", "test")
 DECLARATION_VERSION = 1
 

@@ -70,6 +70,7 @@ def batch(lists: int, candidates: int, seed: int = 0, shortest: int | None = Non
         "item_id": rng.integers(1, SIZES["item_id"], (lists, candidates, 1)) * mask[..., None],
         "genre": rng.integers(0, SIZES["genre"], (lists, candidates, 2)) * mask[..., None],
         "initial_rank": np.tile(np.arange(candidates), (lists, 1)),
+        "shown_position": np.where(mask, np.arange(candidates), -1),
         "context_dense": rng.normal(size=(lists, 1)),
         "history_dense": rng.normal(size=(lists, HISTORY, 1)) * past[..., None],
         "candidate_dense": rng.normal(size=(lists, candidates, 2)) * mask[..., None],
@@ -83,7 +84,9 @@ def batch(lists: int, candidates: int, seed: int = 0, shortest: int | None = Non
     return {**encoded, "mask": tf.constant(mask), "history_mask": tf.constant(past)}
 
 
-CANDIDATE_KEYS = ("item_id", "genre", "initial_rank", "candidate_dense", "labels", "negatives", "mask")
+CANDIDATE_KEYS = (
+    "item_id", "genre", "initial_rank", "shown_position", "candidate_dense", "labels", "negatives", "mask",
+)  # fmt: skip
 
 
 def permuted(encoded: dict[str, tf.Tensor], order: np.ndarray) -> dict[str, tf.Tensor]:
@@ -97,7 +100,11 @@ def permuted(encoded: dict[str, tf.Tensor], order: np.ndarray) -> dict[str, tf.T
 def padded(encoded: dict[str, tf.Tensor], extra: int) -> dict[str, tf.Tensor]:
     """The same lists with `extra` more padding candidates."""
     return {
-        key: tf.pad(value, [[0, 0], [0, extra]] + [[0, 0]] * (value.shape.rank - 2))
+        key: tf.pad(
+            value,
+            [[0, 0], [0, extra]] + [[0, 0]] * (value.shape.rank - 2),
+            constant_values=-1 if key == "shown_position" else 0,
+        )
         if key in CANDIDATE_KEYS
         else value
         for key, value in encoded.items()

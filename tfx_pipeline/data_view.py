@@ -10,8 +10,10 @@ from __future__ import annotations
 import tensorflow as tf
 from tfx_bsl.coders import tf_graph_record_decoder
 
+from psad_tf.data.encoder import shown_slots
 from psad_tf.data.parsing import parse_lists
-from psad_tf.features import ITEM_ID, RELEVANCE, FeatureDeclaration
+from psad_tf.features import ITEM_ID, RELEVANCE, SHOWN_POSITION, FeatureDeclaration
+from psad_tf.tfx_pipeline.list_metrics import PADDING_LABEL
 
 
 class ListDecoder(tf_graph_record_decoder.TFGraphRecordDecoder):
@@ -31,13 +33,17 @@ class ListDecoder(tf_graph_record_decoder.TFGraphRecordDecoder):
             records: string [batch].
 
         Returns:
-            `relevance` float32 [batch, (candidates)], ragged; context features string [batch, width].
+            `relevance` float32 [batch, (candidates)], ragged, -1 where a candidate was not shown; context
+            features string [batch, width].
         """
         raw = parse_lists(records, self._declaration)
-        count = tf.reduce_sum(tf.cast(raw[ITEM_ID][..., 0] != "", tf.int64), axis=1)
+        mask = raw[ITEM_ID][..., 0] != ""
+        count = tf.reduce_sum(tf.cast(mask, tf.int64), axis=1)
+        shown = shown_slots(raw[SHOWN_POSITION], mask) >= 0
+        relevance = tf.where(shown, raw[RELEVANCE], PADDING_LABEL)
         names = [feature.name for feature in self._declaration.context_categorical]
         return {
-            RELEVANCE: tf.RaggedTensor.from_tensor(raw[RELEVANCE], count),
+            RELEVANCE: tf.RaggedTensor.from_tensor(relevance, count),
             **{name: raw[name] for name in names},
         }
 

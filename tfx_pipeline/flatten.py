@@ -6,7 +6,8 @@ becomes one Example: its own features and its list's context and history beside 
 describes them.
 
 Missing values are left out here (they are "" and NaN in the lists, whose tensors need a value), so that a
-missing feature counts as missing in the statistics, and presence rules mean what they say.
+missing feature counts as missing in the statistics, and presence rules mean what they say. So are the labels
+of candidates that were not shown, which have none.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import tensorflow as tf
 from apache_beam.io.filesystem import CompressionTypes
 from tensorflow_serving.apis import input_pb2
 
-from psad_tf.features import REQUEST_ID
+from psad_tf.features import NEGATIVE, RELEVANCE, REQUEST_ID, SHOWN_POSITION
 
 _HASHED = 1 << 20
 
@@ -62,6 +63,9 @@ def flat_examples(serialized: bytes, share: float = 1.0) -> Iterator[bytes]:
     context = _present(lists.context)
     for candidate in lists.examples:
         example = _present(candidate)
+        if list(example.features.feature[SHOWN_POSITION].int64_list.value) == [-1]:
+            for label in (RELEVANCE, NEGATIVE):
+                del example.features.feature[label]
         example.MergeFrom(context)
         yield example.SerializeToString(deterministic=True)
 

@@ -12,11 +12,12 @@ from psad_tf.features import (
     RELEVANCE,
     REQUEST_ID,
     REQUEST_TIME,
+    SHOWN_POSITION,
     FeatureDeclaration,
 )
 from psad_tf.tfx_pipeline.rules import DataRules
 
-_ALWAYS_PRESENT = frozenset({REQUEST_ID, REQUEST_TIME, ITEM_ID, INITIAL_RANK, RELEVANCE, NEGATIVE})
+_ALWAYS_PRESENT = frozenset({REQUEST_ID, REQUEST_TIME, ITEM_ID, INITIAL_RANK, SHOWN_POSITION})
 
 
 def candidate_schema(declaration: FeatureDeclaration, rules: DataRules) -> schema_pb2.Schema:
@@ -42,6 +43,8 @@ def candidate_schema(declaration: FeatureDeclaration, rules: DataRules) -> schem
     by_name = {feature.name: feature for feature in schema.feature}
     by_name[INITIAL_RANK].int_domain.min = 0
     by_name[INITIAL_RANK].int_domain.max = declaration.max_candidates - 1
+    by_name[SHOWN_POSITION].int_domain.min = -1
+    by_name[SHOWN_POSITION].int_domain.max = declaration.max_candidates - 1
     _bound(by_name[RELEVANCE], 0.0, max(rule.grade for rule in declaration.label.grades))
     _bound(by_name[NEGATIVE], 0.0, 1.0)
     for bounds in rules.ranges:

@@ -12,7 +12,7 @@ from psad_tf.beam.messages import Message, messages, partition_of, report
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.sorted_runs import RunWriter
 from psad_tf.beam.transforms.declared_types import DeclaredTypes
-from psad_tf.data.records import RecordError, check_impression
+from psad_tf.data.records import RecordError, check_impression, cut_candidates
 from psad_tf.features import FeatureDeclaration
 
 REQUESTS = "requests"
@@ -59,7 +59,7 @@ class ImpressionCheck:
             )
         self._types.check_impression(data)
         if too_long:
-            data = {**data, "candidates": candidates[: self._max_candidates]}
+            data = {**data, "candidates": cut_candidates(candidates, self._max_candidates)}
             self._counts["impressions/truncated"] += 1
         request_id = data["request_id"].encode()
         self._runs.add(

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from psad_tf.beam import wire
 from psad_tf.beam.transforms.items import remembering
 from psad_tf.beam.transforms.labels import labeler
+from psad_tf.data.records import shown_positions
 from psad_tf.features import (
     AGE_SECONDS,
     HISTORY_PREFIX,
@@ -23,6 +24,7 @@ from psad_tf.features import (
     RELEVANCE,
     REQUEST_ID,
     REQUEST_TIME,
+    SHOWN_POSITION,
     USER_ID,
     CategoricalFeature,
     FeatureDeclaration,
@@ -134,6 +136,9 @@ class ListEncoder:
         # Constant bytes and numbers in turn; the numbers are set for each candidate.
         self._floats = [each for prefix in prefixes for each in (prefix, 0.0)]
         self._ranks = [wire.int_entry(INITIAL_RANK, rank) for rank in range(declaration.max_candidates)]
+        self._positions = [
+            wire.int_entry(SHOWN_POSITION, position) for position in range(-1, declaration.max_candidates)
+        ]
         self.item = remembering(self._view_item)
 
     def user(self, user_id: str, attributes: Mapping[str, Any] | None) -> UserView:
@@ -172,7 +177,8 @@ class ListEncoder:
             self._label,
             self.item,
         )
-        for rank, candidate in enumerate(data["candidates"]):
+        positions = shown_positions(data["candidates"])
+        for rank, (candidate, position) in enumerate(zip(data["candidates"], positions, strict=True)):
             item_id = candidate["item_id"]
             view = item(item_id)
             views.append(view)
@@ -199,7 +205,7 @@ class ListEncoder:
             candidate_dense.append(tuple(dense))
             dense += label(feedback)
             floats[1::2] = dense
-            candidates.append((block, pack(*floats), ranks[rank]))
+            candidates.append((block, pack(*floats), ranks[rank] + self._positions[position + 1]))
         return EncodedList(
             wire.list_with_context(context, candidates),
             context_values, context_dense, views, plain_items, candidate_values, candidate_dense,

@@ -3,11 +3,15 @@
 A row is `{"user_id", "time", "item_id", "initial_score"}` with optional `request_id`, `position`, `split`,
 `feedback`, `features` and `context`. Rows of one request id make one list. Rows without one are put in the
 order of time for each user, and a pause of more than `session_gap_seconds` starts a new list, named after its
-user and its first moment. A list's rows stand by `position`, or else by `initial_score`, the highest first;
-its time is the earliest row's, its context and split the first row's.
+user and its first moment. A list's candidates stand by `initial_score`, the highest first; its time is the
+earliest row's, its context and split the first row's.
 
-In a session an item shown again is the same candidate: its best place, and the largest value of each
-feedback.
+`position` is the slot in which a row was shown. Where some rows of a list have one, the others were not
+shown.
+
+In a session an item shown again is the same candidate: its best score, its best place, and the largest value
+of each feedback. A session may have several pages, each with its slot 0, so its slots are numbered anew:
+by position, then by time.
 """
 
 from __future__ import annotations
@@ -117,7 +121,8 @@ def assembled(rows: list[Row]) -> dict[str, Any]:
     """The impression of one list's rows, which come in time order."""
     first = rows[0][0]
     request_id = first.get("request_id")
-    in_order = sorted((data for data, _ in rows), key=_place)
+    in_order = sorted((data for data, _ in rows), key=_rank)
+    slots = _session_slots(rows) if request_id is None else {}
     candidates: dict[Any, dict[str, Any]] = {}
     for number, data in enumerate(in_order):
         candidate = {
@@ -126,6 +131,9 @@ def assembled(rows: list[Row]) -> dict[str, Any]:
             "feedback": data.get("feedback") or {},
             "features": data.get("features") or {},
         }
+        slot = slots.get(data["item_id"]) if request_id is None else data.get("position")
+        if slot is not None:
+            candidate["position"] = slot
         # A request shows an item once: a second row is kept, for the check to refuse.
         key = data["item_id"] if request_id is None else number
         if key in candidates:
@@ -147,14 +155,21 @@ def assembled(rows: list[Row]) -> dict[str, Any]:
     return impression
 
 
-def _place(data: dict[str, Any]) -> tuple[float, float, int, str]:
+def _rank(data: dict[str, Any]) -> tuple[float, float, int, str]:
     position = data.get("position")
     return (
-        float("inf") if position is None else position,
         -data["initial_score"],
+        float("inf") if position is None else position,
         data["time"],
         data["item_id"],
     )
+
+
+def _session_slots(rows: list[Row]) -> dict[str, int]:
+    """The slot of each item of a session that was shown."""
+    shown = [data for data, _ in rows if data.get("position") is not None]
+    shown.sort(key=lambda data: (data["position"], data["time"], data["item_id"]))
+    return {item_id: slot for slot, item_id in enumerate(dict.fromkeys(data["item_id"] for data in shown))}
 
 
 def _merge_feedback(feedback: dict[str, Any], other: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from psad_tf.data.encoder import FeatureEncoder
 from psad_tf.data.list_folder import load_manifest, read_serialized
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
+from psad_tf.features import SHOWN_POSITION
 
 _PARSE_BATCH = 256
 _BATCHES_AHEAD = 2
@@ -134,10 +135,16 @@ class ListDataset:
         if len(sizes) == 1:
             return lists.batch(batch_size, drop_remainder=drop_remainder)
         lists = lists.map(lambda encoded: _cut_candidates(encoded, sizes[-1]))
-        return lists.bucket_by_sequence_length(
+        batches = lists.bucket_by_sequence_length(
             lambda encoded: tf.shape(encoded["mask"])[0],
             bucket_boundaries=[size + 1 for size in sizes[:-1]] + [sizes[-1] + 1],
             bucket_batch_sizes=[batch_size] * (len(sizes) + 1),
             pad_to_bucket_boundary=True,
             drop_remainder=drop_remainder,
         )
+        return batches.map(_nothing_shown_at_padding)
+
+
+def _nothing_shown_at_padding(encoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Buckets are padded with zeros, and slot 0 would be a place in the list."""
+    return {**encoded, SHOWN_POSITION: tf.where(encoded["mask"], encoded[SHOWN_POSITION], -1)}

@@ -18,6 +18,7 @@ from psad_tf.features import (
     ITEM_ID,
     NEGATIVE,
     RELEVANCE,
+    SHOWN_POSITION,
     CategoricalFeature,
     FeatureDeclaration,
 )
@@ -80,7 +81,9 @@ class FeatureEncoder(tf.Module):
             Categorical features by name on the wire, int32, shapes kept; `context_dense` [batch, Dc],
             `history_dense` [batch, H, Dh], `candidate_dense` [batch, N, Dn], float32; `history_mask`
             bool [batch, H]; `mask` bool [batch, N], false at padding; `initial_rank` int32 [batch, N].
-            With `relevance` in `raw` also `labels` and `negatives`, float32 [batch, N], 0 at padding.
+            With `relevance` in `raw` also `shown_position` int32 [batch, N], -1 at padding and where the
+            candidate was not shown, and `labels` and `negatives`, float32 [batch, N], 0 where it is -1.
+            A list without any position was shown whole, in the candidates' order.
         """
         declaration = self.declaration
         encoded: dict[str, tf.Tensor] = {}
@@ -106,8 +109,10 @@ class FeatureEncoder(tf.Module):
         ranks = tf.cast(raw[INITIAL_RANK], tf.int32)
         encoded[INITIAL_RANK] = tf.where(ranks >= 0, ranks, positions)
         if RELEVANCE in raw:
-            encoded["labels"] = tf.where(mask, tf.maximum(raw[RELEVANCE], 0.0), 0.0)
-            encoded["negatives"] = tf.where(mask, raw[NEGATIVE], 0.0)
+            encoded[SHOWN_POSITION] = shown_slots(raw[SHOWN_POSITION], mask)
+            shown = encoded[SHOWN_POSITION] >= 0
+            encoded["labels"] = tf.where(shown, tf.maximum(raw[RELEVANCE], 0.0), 0.0)
+            encoded["negatives"] = tf.where(shown, raw[NEGATIVE], 0.0)
         return encoded
 
     def _ids(self, values: tf.Tensor, feature: CategoricalFeature) -> tf.Tensor:
@@ -135,6 +140,27 @@ class FeatureEncoder(tf.Module):
                 values = tf.clip_by_value(values, -LARGEST_STANDARDIZED, LARGEST_STANDARDIZED)
             columns.append(tf.where(tf.math.is_nan(values), 0.0, values))
         return tf.stack(columns, -1)
+
+
+def shown_slots(positions: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """The slot in which each candidate was shown; a list without any was shown in the candidates' order.
+
+    Args:
+        positions: int [batch, n], `shown_position` as it stands in the records.
+        mask: bool [batch, n].
+
+    Returns:
+        int32 [batch, n], -1 at padding and where the candidate was not shown.
+
+    >>> shown_slots(tf.constant([[-1, 0, -1], [-1, -1, -1]]), tf.constant([[True] * 3, [True, True, False]]))
+    <tf.Tensor: shape=(2, 3), dtype=int32, numpy=
+    array([[-1,  0, -1],
+           [ 0,  1, -1]], dtype=int32)>
+    """
+    given = tf.where(mask, tf.cast(positions, tf.int32), -1)
+    some = tf.reduce_any(given >= 0, -1, keepdims=True)
+    in_order = tf.broadcast_to(tf.range(tf.shape(mask)[1]), tf.shape(mask))
+    return tf.where(mask, tf.where(some, given, in_order), -1)
 
 
 def _lookup_table(path: str) -> tf.lookup.StaticHashTable:

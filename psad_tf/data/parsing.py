@@ -14,6 +14,7 @@ from psad_tf.features import (
     NEGATIVE,
     RELEVANCE,
     REQUEST_ID,
+    SHOWN_POSITION,
     CategoricalFeature,
     FeatureDeclaration,
 )
@@ -45,6 +46,7 @@ def candidate_spec(declaration: FeatureDeclaration) -> dict[str, Any]:
     for dense in declaration.candidate_dense:
         spec[dense.name] = tf.io.FixedLenFeature([], tf.float32, math.nan)
     spec[INITIAL_RANK] = tf.io.FixedLenFeature([], tf.int64, -1)
+    spec[SHOWN_POSITION] = tf.io.FixedLenFeature([], tf.int64, -1)
     spec[RELEVANCE] = tf.io.FixedLenFeature([], tf.float32, -1.0)
     spec[NEGATIVE] = tf.io.FixedLenFeature([], tf.float32, 0.0)
     return spec
@@ -66,8 +68,8 @@ def parse_lists(
 
     Returns:
         By name on the wire: context features [batch] or, categorical, [batch, width]; history features
-        [batch, H] or [batch, H, width]; candidate features, `initial_rank`, `relevance` and `negative`
-        [batch, N] or [batch, N, width]. Padding candidates have the item id "".
+        [batch, H] or [batch, H, width]; candidate features, `initial_rank`, `shown_position`, `relevance`
+        and `negative` [batch, N] or [batch, N, width]. Padding candidates have the item id "".
     """
     raw = tfr.data.parse_from_example_list(
         serialized,

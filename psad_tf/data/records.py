@@ -9,8 +9,12 @@ Four kinds of records, each one JSON object:
 | user        | `user_id` and any attributes                                                             |
 | item        | `item_id` and any attributes                                                             |
 
-A candidate is `{"item_id", "initial_score"}` with optional `feedback` and `features`; candidates stand in
-the initial ranker's order, best first. Identifiers are strings that are not empty, `time` is whole seconds
+A candidate is `{"item_id", "initial_score"}` with optional `position`, `feedback` and `features`; candidates
+stand in the initial ranker's order, best first. `position` is the slot in which the candidate was shown,
+counted from 0 and less than the number of candidates; a list may leave slots out (an advertisement stood
+there, say). Where no candidate of a list has one, all were shown, in the candidates' order. Where some have,
+the others were **not shown**: they may have no feedback, not even a zero, and nothing learns from them.
+Identifiers are strings that are not empty, `time` is whole seconds
 since 1970-01-01 UTC, feedback values are numbers, every other value is a string, a number or a list of
 strings, and null is the same as absent. An impression's own `feedback` is
 `{item_id: {name: number}}`, for logs that keep clicks apart from the list shown.
@@ -27,7 +31,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from psad_tf.errors import InputError
@@ -58,7 +62,8 @@ class RecordError(ValueError):
     Attributes:
         reason: A short code, the dead letter's `reason`: `not_an_object`, `missing_field`, `wrong_type`,
             `empty_id`, `long_id`, `not_finite`, `time_not_in_seconds`, `negative_time`, `time_in_future`,
-            `unknown_split`, `no_candidates`, `duplicate_item` or `feedback_for_item_not_shown`.
+            `unknown_split`, `no_candidates`, `duplicate_item`, `negative_position`, `position_beyond_list`,
+            `duplicate_position` or `feedback_for_item_not_shown`.
         detail: What is wrong and at which key, in one line.
     """
 
@@ -73,17 +78,29 @@ class RecordError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One item of a list, as the initial ranker gave it and the user answered it."""
+    """One item of a list, as the initial ranker gave it and the user answered it.
+
+    `position` is the slot in which it was shown, from 0; None where it was not shown, or where all were
+    shown in the candidates' order.
+    """
 
     item_id: str
     initial_score: float
     feedback: Mapping[str, float] = dataclasses.field(default_factory=dict)
     features: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+    position: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The candidate's part of the record."""
+        data: dict[str, Any] = {"item_id": self.item_id, "initial_score": self.initial_score}
+        if self.position is not None:
+            data["position"] = self.position
+        return {**data, "feedback": dict(self.feedback), "features": dict(self.features)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Impression:
-    """One request: the list that was shown to a user, best of the initial ranker first."""
+    """One request: its candidates, best of the initial ranker first, and what was shown of them."""
 
     request_id: str
     user_id: str
@@ -92,6 +109,11 @@ class Impression:
     context: Mapping[str, Value] = dataclasses.field(default_factory=dict)
     split: str | None = None
 
+    def shown(self) -> list[Candidate]:
+        """The candidates that were shown, in the initial order: all, where none has a position."""
+        shown = [candidate for candidate in self.candidates if candidate.position is not None]
+        return shown or list(self.candidates)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of the record."""
         data: dict[str, Any] = {
@@ -99,15 +121,7 @@ class Impression:
             "user_id": self.user_id,
             "time": self.time,
             "context": dict(self.context),
-            "candidates": [
-                {
-                    "item_id": candidate.item_id,
-                    "initial_score": candidate.initial_score,
-                    "feedback": dict(candidate.feedback),
-                    "features": dict(candidate.features),
-                }
-                for candidate in self.candidates
-            ],
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
         }
         if self.split is not None:
             data["split"] = self.split
@@ -129,6 +143,7 @@ class Impression:
                     feedback=present(candidate.get("feedback"))
                     | present(shown_feedback.get(candidate["item_id"])),
                     features=present(candidate.get("features")),
+                    position=candidate.get("position"),
                 )
                 for candidate in data["candidates"]
             ),
@@ -197,24 +212,61 @@ def check_impression(data: Any, latest_time: int | None = None) -> None:
         raise RecordError("wrong_type", f"candidates: expected a list, got {_named(candidates)}")
     if not candidates:
         raise RecordError("no_candidates", "candidates: the list is empty")
-    shown = set()
+    item_ids = set()
     for index, candidate in enumerate(candidates):
         item_id = _check_candidate(candidate, index)
-        if item_id in shown:
+        if item_id in item_ids:
             raise RecordError(
                 "duplicate_item", f"candidates[{index}]: item {item_id!r} is already in the list"
             )
-        shown.add(item_id)
+        item_ids.add(item_id)
     feedback = data.get("feedback")
     if feedback is not None:
         if not isinstance(feedback, dict):
             raise RecordError("wrong_type", f"feedback: expected an object, got {_named(feedback)}")
         for item_id, values in feedback.items():
-            if item_id not in shown:
+            if item_id not in item_ids:
                 raise RecordError(
                     "feedback_for_item_not_shown", f"feedback: item {item_id!r} is not in the list"
                 )
             _check_numbers(values, f"feedback.{item_id}")
+    _check_positions(candidates, feedback or {})
+
+
+def shown_positions(candidates: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+    """The slot in which each candidate of a checked list was shown, -1 where it was not shown.
+
+    Example:
+        >>> list(shown_positions([{"item_id": "a"}, {"item_id": "b"}]))
+        [0, 1]
+        >>> list(shown_positions([{"item_id": "a"}, {"item_id": "b", "position": 0}]))
+        [-1, 0]
+    """
+    positions = [candidate.get("position") for candidate in candidates]
+    if all(position is None for position in positions):
+        return range(len(positions))
+    return [-1 if position is None else position for position in positions]
+
+
+def cut_candidates(
+    candidates: Sequence[Mapping[str, Any]], max_candidates: int
+) -> Sequence[Mapping[str, Any]]:
+    """The `max_candidates` of a checked list that are worth keeping, in their order.
+
+    The shown ones come first, the foremost slots before others, then those of the best initial rank. A slot
+    beyond the shorter list is left out.
+
+    Example:
+        >>> listed = [{"item_id": "a"}, {"item_id": "b"}, {"item_id": "c", "position": 0}]
+        >>> [each["item_id"] for each in cut_candidates(listed, 2)]
+        ['a', 'c']
+    """
+    if all(candidate.get("position") is None for candidate in candidates):
+        return candidates[:max_candidates]
+    slots = [len(candidates) if slot < 0 else slot for slot in shown_positions(candidates)]
+    allowed = [index for index, slot in enumerate(slots) if slot < max_candidates or slot == len(candidates)]
+    kept = sorted(allowed, key=lambda index: slots[index])[:max_candidates]
+    return [candidates[index] for index in sorted(kept)]
 
 
 def check_interaction(data: Any, latest_time: int | None = None) -> None:
@@ -231,8 +283,8 @@ def check_interaction(data: Any, latest_time: int | None = None) -> None:
 def check_row(data: Any, latest_time: int | None = None) -> None:
     """Checks a row of a flat log: one candidate with its user and time; see `check_impression`.
 
-    A row has `user_id`, `time`, `item_id`, `initial_score` and, optionally, `request_id`, `position`,
-    `split`, `feedback`, `features` and `context`.
+    A row has `user_id`, `time`, `item_id`, `initial_score` and, optionally, `request_id`, `position` (the
+    slot in which it was shown, from 0), `split`, `feedback`, `features` and `context`.
     """
     _check_object(data, "row")
     if data.get("request_id") is not None:
@@ -247,7 +299,7 @@ def check_row(data: Any, latest_time: int | None = None) -> None:
         raise RecordError("missing_field", "initial_score: is missing")
     _check_number(data["initial_score"], "initial_score")
     if data.get("position") is not None:
-        _check_number(data["position"], "position")
+        _check_position(data["position"], "position")
     if data.get("feedback") is not None:
         _check_numbers(data["feedback"], "feedback")
     _check_values(data.get("features"), "features")
@@ -283,6 +335,47 @@ def _check_candidate(candidate: Any, index: int) -> str:
     if features:
         _check_values(features, "features", index)
     return item_id  # type: ignore[return-value]
+
+
+def _check_positions(
+    candidates: Sequence[Mapping[str, Any]], feedback: Mapping[str, Mapping[str, Any] | None]
+) -> None:
+    """Checks the slots of a list, and that what was not shown has no feedback."""
+    taken = set()
+    for index, candidate in enumerate(candidates):
+        position = candidate.get("position")
+        if position is None:
+            continue
+        where = f"candidates[{index}].position"
+        _check_position(position, where)
+        if position >= len(candidates):
+            raise RecordError(
+                "position_beyond_list",
+                f"{where}: {position}, but {len(candidates)} candidates fill the slots 0 to "
+                f"{len(candidates) - 1}",
+            )
+        if position in taken:
+            raise RecordError("duplicate_position", f"{where}: slot {position} is already taken")
+        taken.add(position)
+    if not taken:
+        return
+    for index, candidate in enumerate(candidates):
+        if candidate.get("position") is None:
+            given = [candidate.get("feedback"), feedback.get(candidate["item_id"])]
+            names = sorted({name for each in given for name in present(each)})
+            if names:
+                raise RecordError(
+                    "feedback_for_item_not_shown",
+                    f"candidates[{index}].feedback: {', '.join(names)} of a candidate that has no position, "
+                    "so was not shown, where others have one",
+                )
+
+
+def _check_position(position: Any, where: str) -> None:
+    if isinstance(position, bool) or not isinstance(position, int):
+        raise RecordError("wrong_type", f"{where}: expected a whole number, got {_named(position)}")
+    if position < 0:
+        raise RecordError("negative_position", f"{where}: {position}, but slots are counted from 0")
 
 
 def _check_object(data: Any, kind: str) -> None:

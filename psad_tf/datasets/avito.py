@@ -15,6 +15,7 @@ memory holds one partition at a time.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -160,7 +161,10 @@ def _search(row: Row, ads: list[tuple[float, Candidate]], where: str) -> Impress
         request_id=row["SearchID"],
         user_id=identifier(row, "UserID", where),
         time=_time(row, "SearchDate", where),
-        candidates=tuple(shown.values()),
+        candidates=tuple(
+            dataclasses.replace(candidate, position=position)
+            for position, candidate in enumerate(shown.values())
+        ),
         context={
             "logged_on": row["IsUserLoggedOn"],
             "search_location": row["LocationID"],

@@ -51,7 +51,7 @@ class InitialOrderMeter:
         for impression in impressions:
             split = impression.split or "all"
             self.lists[split] = self.lists.get(split, 0) + 1
-            labels = [relevance(candidate, self._label) for candidate in impression.candidates]
+            labels = [relevance(candidate, self._label) for candidate in impression.shown()]
             if any(labels):
                 self.lists_with_relevant[split] = self.lists_with_relevant.get(split, 0) + 1
                 waiting = self._waiting.setdefault(split, [])

@@ -144,7 +144,7 @@ def _lists(user_id: str, events: list[_Event], gap_seconds: float) -> Iterator[I
                 user_id=user_id,
                 time=time_ms // 1000,
                 candidates=tuple(
-                    Candidate(item_id, float(-position), _feedback(event[3]))
+                    Candidate(item_id, float(-position), _feedback(event[3]), position=position)
                     for position, (item_id, event) in enumerate(shown.items())
                 ),
                 context={"tab": tab},

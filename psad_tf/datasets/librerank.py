@@ -7,7 +7,7 @@ Source: the LibRerank toolkit, whose folder of a data set holds, of each of two 
   dense features [items][dense features], labels [items]. The order is the logged one.
 - `<ranker>.rankings.train`, `<ranker>.rankings.test`: pickles of its initial ranker's lists, best first:
   [users, profiles, sparse, dense, labels, positions, lengths], each an entry a list. `positions` are
-  those in the logged order.
+  those in the logged order, and become the candidates' positions.
 
 With `ranker` the second is read, else the first. Literals are parsed and pickles are read without running
 anything in them. The first sparse feature is the item, the second its category.
@@ -57,6 +57,7 @@ class _List:
     sparse: Sequence[Sequence[Any]]
     dense: Sequence[Sequence[float]]
     labels: Sequence[float]
+    positions: Sequence[float]
     split: str
     where: str
 
@@ -111,6 +112,7 @@ def _impressions(root: pathlib.Path, ranker: str) -> Iterator[Impression]:
     for index, each in enumerate(_lists(root, ranker)):
         _check(each)
         shown: dict[str, Candidate] = {}
+        slots: dict[str, float] = {}
         for position, (sparse, label) in enumerate(zip(each.sparse, each.labels, strict=True)):
             features: dict[str, Value] = dict(
                 zip(_names("item_feature", sparse[1:]), map(_text, sparse[1:]), strict=True)
@@ -119,8 +121,12 @@ def _impressions(root: pathlib.Path, ranker: str) -> Iterator[Impression]:
             features |= zip(_names("item_dense", dense), map(float, dense), strict=True)
             candidate = Candidate(_text(sparse[0]), float(-position), {"click": float(label)}, features)
             earlier = shown.setdefault(candidate.item_id, candidate)
+            slots.setdefault(candidate.item_id, float(each.positions[position]))
             if candidate.feedback["click"] > earlier.feedback["click"]:
                 shown[candidate.item_id] = dataclasses.replace(earlier, feedback=candidate.feedback)
+        # Numbered anew, since an item that a list names twice is one candidate.
+        for slot, item_id in enumerate(sorted(slots, key=slots.__getitem__)):
+            shown[item_id] = dataclasses.replace(shown[item_id], position=slot)
         yield Impression(
             request_id=f"{each.split}-{index}",
             user_id=each.user_id,
@@ -179,7 +185,7 @@ def _texts(path: pathlib.Path, split: str) -> Iterator[_List]:
                     user, profile, sparse, dense, labels = (ast.literal_eval(field) for field in fields)
                 except (ValueError, SyntaxError, MemoryError, RecursionError):
                     raise InputError(f"{where}: a field is not a Python literal") from None
-                yield _List(f"u{user}", profile, sparse, dense, labels, split, where)
+                yield _List(f"u{user}", profile, sparse, dense, labels, range(len(labels)), split, where)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
@@ -192,13 +198,13 @@ def _pickled(path: pathlib.Path, training: bool) -> Iterator[_List]:
         raise InputError(
             f"{path}: expected 7 lists: users, profiles, sparse, dense, labels, positions, lengths"
         )
-    _, profiles, sparse, dense, labels, _, lengths = data
-    if len({len(profiles), len(sparse), len(dense), len(labels), len(lengths)}) != 1:
+    _, profiles, sparse, dense, labels, positions, lengths = data
+    if len(set(map(len, (profiles, sparse, dense, labels, positions, lengths)))) != 1:
         raise InputError(f"{path}: its lists differ in length")
     for index, length in enumerate(lengths):
         held_out = "valid" if index % _VALID_EVERY == _VALID_EVERY - 1 else "train"
         split = held_out if training else "test"
-        columns = (sparse[index][:length], dense[index][:length], labels[index][:length])
+        columns = (each[index][:length] for each in (sparse, dense, labels, positions))
         yield _List(f"{split}-{index}", profiles[index], *columns, split, f"{path}: list {index}")
 
 
@@ -211,16 +217,15 @@ def _check(each: _List) -> None:
     rows = [*each.sparse, *each.dense]
     if not all(isinstance(row, list | tuple | np.ndarray) for row in rows):
         raise InputError(f"{each.where}: an item's features are not a list")
-    if not len(each.sparse) or len({len(each.sparse), len(each.dense), len(each.labels)}) != 1:
-        raise InputError(
-            f"{each.where}: {len(each.sparse)} items, {len(each.dense)} dense rows, {len(each.labels)} labels"
-        )
+    counts = [len(each.sparse), len(each.dense), len(each.labels), len(each.positions)]
+    if not counts[0] or len(set(counts)) != 1:
+        raise InputError("{}: {} items, {} dense rows, {} labels, {} positions".format(each.where, *counts))
     if min(map(len, each.sparse)) < 1:
         raise InputError(f"{each.where}: an item has no sparse features, so no id")
     try:
-        [float(value) for row in (each.labels, *each.dense) for value in row]
+        [float(value) for row in (each.labels, each.positions, *each.dense) for value in row]
     except (TypeError, ValueError):
-        raise InputError(f"{each.where}: a label or dense feature is not a number") from None
+        raise InputError(f"{each.where}: a label, position or dense feature is not a number") from None
 
 
 def _time(index: int) -> int:

@@ -7,12 +7,15 @@ and `item_context.csv`.
 The log has neither user nor request ids, and the sample keeps one impression in hundreds. So `user_id`
 is the user's four (hashed) features together, a segment of users, and a list is a session of it: its
 impressions with at most `gap_seconds` between one and the next. The order is the logging policy's
-propensity, largest first. The slot that an item was shown in goes along as `position`, undeclared: a
-reranker does not know it beforehand. Clicks are rare (4 in 1,000): this is for trying the path on real logs.
+propensity, largest first. `position` is the place in the order in which the session's items were shown: by
+time, then by the log's slot (1 to 3, left to right), since a session has several pages, each with its own
+slots. The log's slot goes along as `page_slot`, undeclared, for off-policy estimates. Clicks are rare (4 in
+1,000): this is for trying the path on real logs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import os
 import pathlib
@@ -127,7 +130,8 @@ def _by_user(path: pathlib.Path, campaign: str) -> Mapping[str, list[_Event]]:
 def _sessions(user_id: str, campaign: str, events: list[_Event], gap_seconds: float) -> Iterator[Impression]:
     for start, stop in cut_sessions([event[0] for event in events], gap_seconds, LONGEST_LIST):
         shown: dict[str, Candidate] = {}
-        for _, item_id, row, where in events[start:stop]:
+        in_order = sorted(events[start:stop], key=lambda event: (event[0], event[2]["position"]))
+        for _, item_id, row, where in in_order:
             candidate = _candidate(item_id, row, where)
             earlier = shown.get(item_id)
             if earlier is None or candidate.feedback["click"] > earlier.feedback["click"]:
@@ -139,14 +143,19 @@ def _sessions(user_id: str, campaign: str, events: list[_Event], gap_seconds: fl
             request_id=f"{campaign}-{user_id}-{time}-{start}",
             user_id=user_id,
             time=time,
-            candidates=tuple(sorted(shown.values(), key=lambda each: -each.initial_score)),
+            candidates=tuple(
+                dataclasses.replace(candidate, position=position)
+                for position, candidate in sorted(
+                    enumerate(shown.values()), key=lambda each: -each[1].initial_score
+                )
+            ),
             context={"campaign": campaign},
         )
 
 
 def _candidate(item_id: str, row: Row, where: str) -> Candidate:
     affinity = f"user-item_affinity_{row['item_id']}"
-    features: dict[str, Value] = {"position": row["position"]}
+    features: dict[str, Value] = {"page_slot": row["position"]}
     if affinity in row:
         features["user_item_affinity"] = number(row, affinity, where)
     return Candidate(

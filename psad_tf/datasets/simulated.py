@@ -261,8 +261,8 @@ def _impressions(
     for user, round_of, time, items, item_scores, item_slots, clicked in zip(*columns, strict=True):
         candidates = ",".join(
             [
-                f'{{"item_id":"i{item}","initial_score":{score:.5f},"feedback":{{"click":{click:d}}},'
-                f'"features":{{"shown_slot":{slot}}}}}'
+                f'{{"item_id":"i{item}","initial_score":{score:.5f},"position":{slot},'
+                f'"feedback":{{"click":{click:d}}}}}'
                 for item, score, slot, click in zip(items, item_scores, item_slots, clicked, strict=True)
             ]
         )

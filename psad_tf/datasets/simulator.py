@@ -65,7 +65,7 @@ class SimulatorConfig:
             quality + first[category] + noise and knows nothing of drift, repeats and complements.
         explore: Share of the lists that are shown in random order, so that their clicks tell relevance
             apart from position; candidates stand in the initial order all the same, and each names its
-            `shown_slot`. With 0 every list is shown in the initial order.
+            `position`. With 0 every list is shown in the initial order.
         visible: Probability that the attribute `segment` names the true type.
         start_time: Seconds; time of the first round.
         seed: World, users and logs follow from it.

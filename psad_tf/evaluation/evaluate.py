@@ -13,7 +13,7 @@ from psad_tf.config import DataConfig
 from psad_tf.data.batches import ListDataset
 from psad_tf.data.list_folder import explain
 from psad_tf.errors import InputError
-from psad_tf.features import INITIAL_RANK
+from psad_tf.features import INITIAL_RANK, SHOWN_POSITION
 from psad_tf.metrics import kendall_agreement, mean_metrics, per_list_metrics
 
 RankFunction = Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
@@ -76,12 +76,13 @@ class Evaluator:
         scores = {name: each.numpy()[:count] for name, each in self._rank(self._filled(batch, count)).items()}
         scores = {"initial": -batch[INITIAL_RANK].numpy().astype(np.float64), **scores}
         labels, mask = batch["labels"].numpy(), batch["mask"].numpy()
+        shown = batch[SHOWN_POSITION].numpy() >= 0  # the others have no label
         if "teacher" in scores and "student" in scores:
             agreement.append(kendall_agreement(scores["teacher"], scores["student"], where=mask).numpy())
         for model, each in scores.items():
             if model == "probabilities":
                 continue
-            for metric, values in per_list_metrics(each, labels, mask).items():
+            for metric, values in per_list_metrics(each, labels, shown).items():
                 collected.setdefault(model, {}).setdefault(metric, []).append(values)
 
     def _filled(self, batch: dict[str, tf.Tensor], count: int) -> dict[str, tf.Tensor]:

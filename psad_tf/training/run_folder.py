@@ -88,6 +88,7 @@ def empty_batch(declaration: FeatureDeclaration, lists: int, candidates: int) ->
     batch["history_mask"] = tf.zeros([lists, length], tf.bool)
     batch["mask"] = tf.zeros([lists, candidates], tf.bool)
     batch["initial_rank"] = tf.zeros([lists, candidates], tf.int32)
+    batch["shown_position"] = tf.fill([lists, candidates], -1)
     batch["labels"] = tf.zeros([lists, candidates])
     batch["negatives"] = tf.zeros([lists, candidates])
     return batch

@@ -49,6 +49,23 @@ def test_every_list_is_what_the_plain_writer_makes(lists, data):
         assert text_format.MessageToString(lists[request_id]) == text_format.MessageToString(each)
 
 
+def test_a_list_of_fifty_of_which_ten_were_shown_says_so(data, tmp_path):
+    request = logs.impression(900, 1, logs.START, range(50))
+    for rank, candidate in enumerate(request["candidates"]):
+        if rank % 5 == 2:
+            candidate["position"] = 9 - rank // 5
+        else:
+            del candidate["feedback"]
+    logged = {**data, "impressions": [*data["impressions"], request]}
+    declaration = dataclasses.replace(DECLARATION, max_candidates=50)
+    preprocess(logs.write_folder(tmp_path / "raw", logged), tmp_path / "lists", declaration, options=OPTIONS)
+    found = logs.read_lists(tmp_path / "lists")["request-900"]
+    expected = wanted.lists(logged, declaration)["request-900"]
+    assert text_format.MessageToString(found) == text_format.MessageToString(expected)
+    slots = [logs.values(each, "shown_position")[0] for each in found.examples]
+    assert slots == [9 - rank // 5 if rank % 5 == 2 else -1 for rank in range(50)]
+
+
 def test_a_planted_future_is_in_no_history(data, raw, made, tmp_path):
     """The answer to each request, logged in its own second and later, changes not a byte of a list."""
     planted = [

@@ -53,13 +53,14 @@ def test_good_records_go_where_they_are_joined_and_bad_ones_to_the_dead_letters(
 
 def test_rows_of_a_request_become_one_impression(tmp_path):
     row = {"request_id": "r", "user_id": "user-1", "time": logs.START, "initial_score": 0.5}
-    rows = [{**row, "item_id": f"item-{n}", "position": -n} for n in range(3)]
+    rows = [{**row, "item_id": f"item-{n}", "initial_score": n, "position": n} for n in range(3)]
     sent = _read(tmp_path, impressions=rows)
     assert sum(run.records for run in logs.payloads(sent, ROWS)) == 3
     found = logs.through(AssembleRows(str(tmp_path / "work"), DECLARATION, OPTIONS), sent, tmp_path)
     (request,) = merge_runs(logs.payloads(found, REQUESTS))
     impression, _ = marshal.loads(request[1])
     assert [each["item_id"] for each in impression["candidates"]] == ["item-2", "item-1", "item-0"]
+    assert [each["position"] for each in impression["candidates"]] == [2, 1, 0]
     assert logs.counts(found)["rows/kept"] == 3
 
 

@@ -75,6 +75,33 @@ def test_rows_of_a_request_make_the_list_that_the_whole_record_makes(tmp_path):
     assert manifest["counts"]["read"] == manifest["counts"]["written"] == len(data["impressions"])
 
 
+def _slots(found):
+    return [logs.values(example, "shown_position")[0] for example in found.examples]
+
+
+def test_rows_without_a_position_were_not_shown_where_others_have_one(tmp_path):
+    rows = [
+        _row(NOON, number, 1.0 - number / 64, rating=5, request_id="r", position=9 - number)
+        if number < 10
+        else _row(NOON, number, 1.0 - number / 64, rating=None, request_id="r")
+        for number in range(50)
+    ]
+    _, found = _preprocess(tmp_path, rows)
+    assert _items(found["r"]) == [f"item-{number}" for number in range(50)]
+    assert _slots(found["r"]) == [*range(9, -1, -1), *[-1] * 40]
+
+
+def test_a_session_numbers_the_slots_of_its_pages_anew(tmp_path):
+    rows = [
+        _row(NOON, 1, 0.1, position=0), _row(NOON, 2, 0.2, position=1), _row(NOON, 3, 0.3, rating=None),
+        _row(NOON + 9, 4, 0.4, position=0), _row(NOON + 9, 2, 0.5, position=1),
+    ]  # fmt: skip
+    _, found = _preprocess(tmp_path, rows)
+    (session,) = found.values()
+    assert _items(session) == ["item-2", "item-4", "item-3", "item-1"]
+    assert _slots(session) == [2, 1, -1, 0]
+
+
 def test_a_pause_longer_than_the_gap_starts_a_new_list(tmp_path):
     times = [0, 100, 200, 301, 302]
     rows = [_row(NOON + time, number) for number, time in enumerate(times)] + [_row(NOON + 250, 9, user=2)]

@@ -74,6 +74,23 @@ def test_lookup_standardization_and_missing_values(encoder):
     assert not encoded["history_mask"].numpy().any()
 
 
+def test_what_was_not_shown_has_no_label(encoder):
+    lists = input_pb2.ExampleListWithContext.FromString(one_list(["a", "b", "ü"]))
+    for candidate, position in zip(lists.examples, (1, -1, 0), strict=True):
+        candidate.features.feature["shown_position"].int64_list.value.append(position)
+        candidate.features.feature["relevance"].float_list.value[:] = [1.0]
+        candidate.features.feature["negative"].float_list.value.append(1.0)
+    encoded = encoder(parse_lists(tf.constant([lists.SerializeToString()]), DECLARATION, 4))
+    assert encoded["shown_position"].numpy().tolist() == [[1, -1, 0, -1]]
+    assert encoded["labels"].numpy().tolist() == encoded["negatives"].numpy().tolist() == [[1, 0, 1, 0]]
+
+
+def test_a_list_without_positions_was_shown_whole_in_its_order(encoder):
+    encoded = encoder(parse_lists(tf.constant([one_list(["a", "b"]), one_list(["ü"])]), DECLARATION, 3))
+    assert encoded["shown_position"].dtype == tf.int32
+    assert encoded["shown_position"].numpy().tolist() == [[0, 1, -1], [0, -1, -1]]
+
+
 def test_history_is_cut_to_its_length_and_padded(encoder):
     long = one_list(["a"], history_item_id=["a", "b", "a", "b"], history_genre=["x", "", "y", "x"] * 2)
     short = one_list(["a"], history_item_id=["b"], history_genre=["y", ""], history_age_seconds=[0.0])
@@ -141,6 +158,8 @@ def test_length_buckets_hold_the_same_lists(lists_dir):
         return sum(int(tf.reduce_sum(tf.cast(batch["mask"], tf.int32))) for batch in dataset.batches())
 
     assert {batch["mask"].shape[1] for batch in buckets.batches()} <= {4, 8}
+    for batch in buckets.batches():
+        assert bool(tf.reduce_all((batch["shown_position"] >= 0) == batch["mask"]))
     assert candidates(one) == candidates(buckets)
 
 

@@ -95,7 +95,8 @@ def test_open_bandit_lists_are_sessions_in_the_order_of_propensity(bandit: pathl
     assert len(impressions) == 1  # the others have one impression only
     shown = [(each.item_id, each.initial_score, each.feedback["click"]) for each in impressions[0].candidates]
     assert shown == [("men-1", 0.7, 1.0), ("men-0", 0.1, 1.0)]  # the repeated item keeps its click
-    assert impressions[0].candidates[0].features == {"position": "2", "user_item_affinity": 0.5}
+    assert impressions[0].candidates[0].features == {"page_slot": "2", "user_item_affinity": 0.5}
+    assert [each.position for each in impressions[0].candidates] == [1, 0]  # as they were shown, by time
     assert {click.item_id for click in clicks} == {"men-0", "men-1"}
     assert len(users) == 2 and len(items) == 3
 
@@ -197,6 +198,7 @@ def test_kuairand_lists_are_runs_in_one_tab_in_the_order_shown(kuairand: pathlib
         ("1", [str(video) for video in range(204, 199, -1)]),
         ("2", [str(video) for video in range(300, 305)]),
     ]
+    assert [each.position for each in impressions[0].candidates] == list(range(6))
     assert impressions[0].time == 1649350000
     assert impressions[1].candidates[0].feedback["not_hated"] == 0
     assert items[1]["tag"] == ["12", "65"] and "video_duration" not in items[0]
@@ -276,6 +278,7 @@ def test_avito_lists_are_the_contextual_ads_of_a_search(avito: pathlib.Path, par
     by_id = {each.request_id: each for each in impressions}
     assert sorted(by_id) == ["1", "2", "3"]  # search 4 shows one contextual ad, search 5 none
     assert [(c.item_id, c.initial_score) for c in by_id["2"].candidates] == [("201", -1.0), ("207", -7.0)]
+    assert [each.position for each in by_id["2"].candidates] == [0, 1]
     assert by_id["2"].candidates[1].features == {"hist_ctr": 0.07}
     assert by_id["2"].user_id == "10" and by_id["2"].time == 1430438402
     assert by_id["2"].context["query_words"] == 2
@@ -369,6 +372,7 @@ def test_librerank_rankings_are_read_out_of_pickles_of_any_protocol(librerank: p
     splits = [each.split for each in impressions]
     assert [splits.count(name) for name in ("train", "valid", "test")] == [18, 2, 2]
     assert [c.item_id for c in impressions[0].candidates] == ["60", "61", "62"]
+    assert [c.position for c in impressions[0].candidates] == [2, 0, 1]
     assert len({each.user_id for each in impressions}) == 22 and interactions == []
 
 

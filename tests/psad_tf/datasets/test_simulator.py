@@ -109,7 +109,7 @@ def test_an_id_outside_the_world_is_named(world: World, user: str, item: str) ->
 
 
 def _slot(candidate: dict) -> int:
-    return candidate["features"]["shown_slot"]
+    return candidate["position"]
 
 
 @pytest.mark.parametrize(("explore", "initial"), [(0.0, 1.0), (1.0, 1 / 5)])
