@@ -204,8 +204,16 @@ def _pickled(path: pathlib.Path, training: bool) -> Iterator[_List]:
     for index, length in enumerate(lengths):
         held_out = "valid" if index % _VALID_EVERY == _VALID_EVERY - 1 else "train"
         split = held_out if training else "test"
-        columns = (each[index][:length] for each in (sparse, dense, labels, positions))
-        yield _List(f"{split}-{index}", profiles[index], *columns, split, f"{path}: list {index}")
+        yield _List(
+            user_id=f"{split}-{index}",
+            profile=profiles[index],
+            sparse=sparse[index][:length],
+            dense=dense[index][:length],
+            labels=labels[index][:length],
+            positions=positions[index][:length],
+            split=split,
+            where=f"{path}: list {index}",
+        )
 
 
 def _check(each: _List) -> None:

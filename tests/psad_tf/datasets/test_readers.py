@@ -383,7 +383,7 @@ def test_librerank_rankings_are_read_out_of_pickles_of_any_protocol(librerank: p
         ("1\t[1]\t[[1]]\t[[0.5]]\t__import__('os')", r"data\.train:5: a field is not a Python literal"),
         ("1\t[1]\t[[1]]\t[[0.5]]\t[0, 1]", r"data\.train:5: 1 items, 1 dense rows, 2 labels"),
         ("1\t[1]\t[[]]\t[[0.5]]\t[0]", r"data\.train:5: an item has no sparse features"),
-        ("1\t[1]\t[[1]]\t[['x']]\t[0]", r"data\.train:5: a label or dense feature is not a number"),
+        ("1\t[1]\t[[1]]\t[['x']]\t[0]", r"data\.train:5: a label, position or dense feature is not"),
         ("1\t[1]\t[1]\t[[0.5]]\t[0]", r"data\.train:5: an item's features are not a list"),
         ("1\t7\t[[1]]\t[[0.5]]\t[0]", r"data\.train:5: profile: expected a list"),
     ],
