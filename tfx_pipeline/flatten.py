@@ -63,9 +63,10 @@ def flat_examples(serialized: bytes, share: float = 1.0) -> Iterator[bytes]:
     context = _present(lists.context)
     for candidate in lists.examples:
         example = _present(candidate)
-        if list(example.features.feature[SHOWN_POSITION].int64_list.value) == [-1]:
+        features = example.features.feature
+        if SHOWN_POSITION in features and features[SHOWN_POSITION].int64_list.value[0] < 0:
             for label in (RELEVANCE, NEGATIVE):
-                del example.features.feature[label]
+                features.pop(label, None)
         example.MergeFrom(context)
         yield example.SerializeToString(deterministic=True)
 

@@ -81,14 +81,14 @@ def _slots(found):
 
 def test_rows_without_a_position_were_not_shown_where_others_have_one(tmp_path):
     rows = [
-        _row(NOON, number, 1.0 - number / 64, rating=5, request_id="r", position=9 - number)
-        if number < 10
+        _row(NOON, number, 1.0 - number / 64, rating=5, request_id="r", position=3 - number)
+        if number < 4
         else _row(NOON, number, 1.0 - number / 64, rating=None, request_id="r")
-        for number in range(50)
+        for number in range(10)
     ]
     _, found = _preprocess(tmp_path, rows)
-    assert _items(found["r"]) == [f"item-{number}" for number in range(50)]
-    assert _slots(found["r"]) == [*range(9, -1, -1), *[-1] * 40]
+    assert _items(found["r"]) == [f"item-{number}" for number in range(10)]
+    assert _slots(found["r"]) == [3, 2, 1, 0, *[-1] * 6]
 
 
 def test_a_session_numbers_the_slots_of_its_pages_anew(tmp_path):
