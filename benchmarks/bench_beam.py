@@ -67,8 +67,7 @@ def simulated_logs(work_dir: str, lists: int) -> str:
     """A raw data folder of so many lists; made when it is not there."""
     folder = os.path.join(work_dir, f"raw-{lists}")
     if not os.path.isdir(folder):
-        from psad_tf.datasets.simulated import simulate
-        from psad_tf.datasets.simulator import SimulatorConfig
+        from psad_tf.datasets.simulator import SimulatorConfig, simulate
 
         simulate(folder, SimulatorConfig(lists=lists), progress=True)
     return folder

@@ -70,8 +70,8 @@ def measure(ids: int, kind: str, dim: int, steps: int, batch_size: int) -> dict[
 
     from psad_tf.config import DataConfig, EmbeddingConfig, ModelConfig, TrainConfig
     from psad_tf.data.encoder import FeatureEncoder
-    from psad_tf.datasets.simulated import declaration as simulated
     from psad_tf.datasets.simulator import SimulatorConfig
+    from psad_tf.datasets.simulator import declaration as simulated
     from psad_tf.training.trainer import build_model
 
     declaration = simulated(SimulatorConfig())

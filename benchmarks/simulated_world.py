@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from benchmarks.common import WORK_DIR, fingerprint, prepare, read_json, write_json
 from psad_tf.datasets.simulator import SimulatorConfig, World
+from psad_tf.datasets.simulator.oracles import greedy_lists
 from psad_tf.features import ITEM_ID
 
 CANDIDATES = 8
@@ -71,7 +72,7 @@ class Oracle:
         """Scores of the list that takes the best next item by the true click law."""
         users = self._values["user_id"][batch["user_id"].numpy()[:, 0]]
         items = self._values[ITEM_ID][batch[ITEM_ID].numpy()[..., 0]]
-        lists = self.world.greedy_lists(users.tolist(), items.tolist())
+        lists = greedy_lists(self.world, users.tolist(), items.tolist())
         place = [[row.index(item) for item in each] for row, each in zip(lists, items.tolist(), strict=True)]
         return {"greedy_oracle": -np.array(place, np.float64)}
 

@@ -13,8 +13,7 @@ import pytest
 @pytest.fixture(scope="session")
 def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A raw data folder of 240 simulated lists of 8 candidates."""
-    from psad_tf.datasets.simulated import simulate
-    from psad_tf.datasets.simulator import SimulatorConfig
+    from psad_tf.datasets.simulator import SimulatorConfig, simulate
 
     folder = tmp_path_factory.mktemp("generated") / "raw"
     simulate(str(folder), SimulatorConfig(lists=240, candidates=8, items=60, seed=7), 1)

@@ -34,7 +34,7 @@ def test_the_table_shows_speed_memory_growth_and_the_share_of_the_plain_writer()
 
 
 def test_every_engine_is_measured_and_both_writers_write_equal_lists(tmp_path: Any) -> None:
-    from psad_tf.datasets.simulated import simulate
+    from psad_tf.datasets.simulator import simulate
 
     raw = str(tmp_path / "raw")
     simulate(raw, SimulatorConfig(lists=60, candidates=5, items=50))
@@ -45,7 +45,7 @@ def test_every_engine_is_measured_and_both_writers_write_equal_lists(tmp_path: A
 
 
 def test_writers_that_differ_are_not_compared(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from psad_tf.datasets.simulated import simulate
+    from psad_tf.datasets.simulator import simulate
 
     raw = str(tmp_path / "raw")
     simulate(raw, SimulatorConfig(lists=20, candidates=5, items=50))

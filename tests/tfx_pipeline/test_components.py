@@ -9,8 +9,7 @@ pytest.importorskip("tfx")
 from tfx.proto import infra_validator_pb2
 from tfx.utils import proto_utils
 
-from psad_tf.datasets.simulated import declaration
-from psad_tf.datasets.simulator import SimulatorConfig
+from psad_tf.datasets.simulator import SimulatorConfig, declaration
 from psad_tf.tfx_pipeline.pipeline import create_pipeline
 from psad_tf.tfx_pipeline.settings import PipelineSettings
 

@@ -14,8 +14,7 @@ pytest.importorskip("tfx")
 
 from psad_tf.cli import tfx as command
 from psad_tf.cli.main import main
-from psad_tf.datasets.simulated import simulate
-from psad_tf.datasets.simulator import SimulatorConfig
+from psad_tf.datasets.simulator import SimulatorConfig, simulate
 from psad_tf.errors import InputError
 from psad_tf.export.parity import check_parity
 from psad_tf.tfx_pipeline.components.anomaly_gate import DataAnomaly

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -11,8 +12,17 @@ import numpy as np
 import pytest
 
 from psad_tf.data.records import KINDS, check_attributes, check_impression, check_interaction, read_json_lines
-from psad_tf.datasets.simulated import declaration, simulate
-from psad_tf.datasets.simulator import SimulatorConfig, World
+from psad_tf.datasets.simulator import PRESETS, SimulatorConfig, World, declaration, simulate
+from psad_tf.datasets.simulator.logs import log_block
+from psad_tf.datasets.simulator.oracles import (
+    beam_order,
+    greedy_lists,
+    headroom,
+    pointwise_order,
+    true_values,
+)
+from psad_tf.datasets.simulator.policies import POLICIES
+from psad_tf.datasets.simulator.world import Users
 from psad_tf.errors import InputError
 from psad_tf.features import load_declaration
 
@@ -78,7 +88,7 @@ def test_greedy_takes_the_most_clickable_next(world: World) -> None:
     for _ in range(4):
         left = [item for item in items if item not in chosen]
         chosen.append(max(left, key=lambda item: _by_hand(world, "u7", [*chosen, item])))
-    assert world.greedy_lists(["u7"], [items], slots=4) == [chosen]
+    assert greedy_lists(world, ["u7"], [items], slots=4) == [chosen]
 
 
 def test_order_matters_beyond_relevance() -> None:
@@ -95,6 +105,74 @@ def test_order_matters_beyond_relevance() -> None:
     ]
     best = np.mean([world.best_list(user, each)[1] for user, each in zip(users, lists, strict=True)])
     assert best > 1.03 * world.expected_utilities(users, by_relevance).mean()
+
+
+def test_a_wide_beam_finds_the_best_list(world: World) -> None:
+    items = ["i3", "i11", "i25", "i30", "i38"]
+    order = beam_order(world, world.users(["u7"]), world.numbers(items)[np.newaxis], 4, width=200)
+    _, utility = world.best_list("u7", items, 4)
+    shown = [items[index] for index in order[0]]
+    assert world.expected_utility("u7", shown) == pytest.approx(utility, rel=1e-12)
+
+
+def test_where_items_do_not_change_each_other_the_pointwise_order_is_the_best() -> None:
+    config = dataclasses.replace(PRESETS["independent"], lists=300, candidates=5, shown=3, items=40)
+    world = World(config)
+    items = np.array([[1, 4, 9, 16, 25]])
+    order = pointwise_order(world, world.users(["u3"]), items, 3)
+    shown = [f"i{items[0, index]}" for index in order[0]]
+    _, utility = world.best_list("u3", [f"i{item}" for item in items[0]], 3)
+    assert world.expected_utility("u3", shown) == pytest.approx(utility, rel=1e-12)
+
+
+def test_only_a_world_of_interactions_has_headroom_above_the_pointwise_oracle() -> None:
+    shares = {}
+    for name in ("interactions", "independent"):
+        world = World(dataclasses.replace(PRESETS[name], lists=2000))
+        items = np.random.default_rng(0).integers(0, 2000, (400, 20))
+        values = headroom(world, world.users_numbered(np.arange(400) % 200), items)
+        means = {oracle: value.mean() for oracle, value in values.items()}
+        assert means["random"] < means["initial"] + 0.2 and means["greedy"] <= means["beam"] + 1e-9
+        shares[name] = means["pointwise"] / means["greedy"]
+    assert shares["interactions"] < 0.92 and shares["independent"] == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_list_shows_some_of_its_candidates_and_logs_nothing_of_the_others(tmp_path: pathlib.Path) -> None:
+    config = SimulatorConfig(lists=200, candidates=8, shown=3, items=40, explore=0.5, seed=2)
+    counts = simulate(tmp_path / "raw", config)
+    clicks = 0
+    for each in read_json_lines(tmp_path / "raw" / "impressions.jsonl"):
+        check_impression(each)
+        shown = [candidate for candidate in each["candidates"] if "position" in candidate]
+        assert sorted(_slot(candidate) for candidate in shown) == [0, 1, 2]
+        assert sum("feedback" in candidate for candidate in each["candidates"]) == 3
+        clicks += sum(candidate["feedback"]["click"] for candidate in shown)
+    assert clicks == counts["clicks"]
+
+
+def _by_number(
+    world: World, users: Users, items: np.ndarray, scores: np.ndarray, random: object
+) -> np.ndarray:
+    return -items
+
+
+def test_a_policy_decides_what_is_shown(tmp_path: pathlib.Path) -> None:
+    config = SimulatorConfig(lists=60, candidates=6, shown=2, items=40, explore=0.0)
+    simulate(tmp_path / "raw", config, policy=_by_number)
+    for each in read_json_lines(tmp_path / "raw" / "impressions.jsonl"):
+        shown = {_slot(c): int(c["item_id"][1:]) for c in each["candidates"] if "position" in c}
+        assert [shown[0], shown[1]] == sorted(int(c["item_id"][1:]) for c in each["candidates"])[:2]
+
+
+def test_a_previous_reranker_shows_better_lists_than_the_initial_ranker() -> None:
+    values = {}
+    for policy in ("initial", "reranker"):
+        config = dataclasses.replace(PRESETS["interactions"], lists=1000, explore=0.0, policy=policy)
+        world = World(config)
+        logs = log_block(world, POLICIES[policy], 0)
+        shown = np.argsort(np.where(logs.slots < 0, 99, logs.slots), axis=1)[:, : config.slots]
+        values[policy] = true_values(world, world.users_numbered(logs.user), logs.items, shown).mean()
+    assert values["reranker"] > 1.1 * values["initial"]
 
 
 def test_too_many_lists_to_enumerate_are_refused(world: World) -> None:
@@ -252,6 +330,9 @@ def test_the_declaration_is_written_and_reads_back(tmp_path: pathlib.Path) -> No
         ({"candidates": 0}, "candidates"),
         ({"items": 10, "candidates": 20}, "10 items cannot fill"),
         ({"seed": -1}, "seed"),
+        ({"shown": 21}, "shown: must be 0 to 20"),
+        ({"explore": 1.5}, "explore"),
+        ({"policy": "best"}, "policy: 'best' is not one of initial, reranker"),
         ({"lists_per_user": 2}, "lists_per_user"),
     ],
 )

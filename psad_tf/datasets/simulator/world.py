@@ -33,82 +33,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from psad_tf.datasets.simulator.config import SimulatorConfig
 from psad_tf.errors import InputError
 
 USERS_IN_A_BLOCK = 200
 _MOST_LISTS_ENUMERATED = 1_000_000
 _WORLD_STREAM, _USER_STREAM, _LOG_STREAM = 0, 1, 2
-
-
-@dataclasses.dataclass(frozen=True)
-class SimulatorConfig:
-    """The world and its logs.
-
-    Args:
-        lists: Lists to log.
-        candidates: N, candidates of a list; all are shown.
-        items: Items in the world.
-        categories: Categories.
-        user_types: Hidden types of users.
-        lists_per_user: Requests of a user, one a round, a day apart; the last tenth of the rounds (at least
-            one) is test, the tenth before it validation.
-        past_clicks: Mean number of clicks of a user before the first request.
-        position_bias: Exponent of the examination probability.
-        repeat: Logit lost for each earlier item of the same category.
-        complement: Logit gained after an item of the complemented category.
-        interest: Standard deviation of the types' interests.
-        deviation: Standard deviation of a user's own interest around the type's.
-        quality: Standard deviation of the items' quality.
-        largest_drift: Types' drift rates are spread evenly from 0 to this.
-        bias: Logit of an average item.
-        ranker_noise: Standard deviation of the noise of the initial ranker, which scores
-            quality + first[category] + noise and knows nothing of drift, repeats and complements.
-        explore: Share of the lists that are shown in random order, so that their clicks tell relevance
-            apart from position; candidates stand in the initial order all the same, and each names its
-            `position`. With 0 every list is shown in the initial order.
-        visible: Probability that the attribute `segment` names the true type.
-        start_time: Seconds; time of the first round.
-        seed: World, users and logs follow from it.
-    """
-
-    lists: int = 10_000
-    candidates: int = 20
-    items: int = 2_000
-    categories: int = 12
-    user_types: int = 6
-    lists_per_user: int = 10
-    past_clicks: float = 15.0
-    position_bias: float = 0.7
-    repeat: float = 0.3
-    complement: float = 1.0
-    interest: float = 1.0
-    deviation: float = 0.3
-    quality: float = 1.0
-    largest_drift: float = 0.3
-    bias: float = -1.0
-    ranker_noise: float = 2.5
-    explore: float = 1.0
-    visible: float = 0.6
-    start_time: int = 1_700_006_400
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("candidates", "categories", "user_types"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
-        if self.lists_per_user < 3:
-            raise InputError(f"lists_per_user: must be at least 3, got {self.lists_per_user}")
-        if self.lists < self.lists_per_user:
-            raise InputError(f"lists: must be at least {self.lists_per_user}, got {self.lists}")
-        if self.items < self.candidates:
-            raise InputError(f"items: {self.items} items cannot fill lists of {self.candidates} candidates")
-        if self.seed < 0:
-            raise InputError(f"seed: must be 0 or more, got {self.seed}")
-
-    @property
-    def users(self) -> int:
-        """Number of users."""
-        return -(-self.lists // self.lists_per_user)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,15 +109,21 @@ class World:
 
     def users(self, user_ids: Sequence[str]) -> Users:
         """The users of some ids (`u0`, `u1` ...), one row an id."""
-        numbers = [_number(user_id, "u", self.config.users) for user_id in user_ids]
-        rows = [
-            self.users_of_block(number // USERS_IN_A_BLOCK).take(
-                slice(number % USERS_IN_A_BLOCK, number % USERS_IN_A_BLOCK + 1)
-            )
-            for number in numbers
+        return self.users_numbered(
+            np.array([_number(user_id, "u", self.config.users) for user_id in user_ids], np.int64)
+        )
+
+    def users_numbered(self, numbers: np.ndarray) -> Users:
+        """The users of some numbers, int [users], one row a number."""
+        different, rows = np.unique(numbers, return_inverse=True)
+        blocks = different // USERS_IN_A_BLOCK
+        parts = [
+            self.users_of_block(int(block)).take(different[blocks == block] % USERS_IN_A_BLOCK)
+            for block in np.unique(blocks)
         ]
         names = [field.name for field in dataclasses.fields(Users)]
-        return Users(*(np.concatenate([getattr(row, name) for row in rows]) for name in names))
+        joined = Users(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return joined.take(rows)
 
     def click_probabilities(self, users: Users, lists: np.ndarray) -> np.ndarray:
         """P(click) of every slot.
@@ -204,7 +140,7 @@ class World:
         answer = np.empty(lists.shape)
         for slot in range(lists.shape[1]):
             items = lists[:, slot]
-            answer[:, slot] = self._slot_probability(users, slot, items[:, np.newaxis], counts)[:, 0]
+            answer[:, slot] = self.slot_probability(users, slot, items[:, np.newaxis], counts)[:, 0]
             counts[rows, self.categories[items]] += 1
         return answer
 
@@ -214,7 +150,7 @@ class World:
 
     def expected_utilities(self, user_ids: Sequence[str], lists: Sequence[Sequence[str]]) -> np.ndarray:
         """The expected number of clicks on lists of one length: float [lists]."""
-        numbers = np.array([self._numbers(item_ids) for item_ids in lists])
+        numbers = np.array([self.numbers(item_ids) for item_ids in lists])
         return self.click_probabilities(self.users(user_ids), numbers).sum(axis=1)
 
     def best_list(
@@ -237,34 +173,24 @@ class World:
         if math.perm(len(item_ids), slots) > _MOST_LISTS_ENUMERATED:
             raise InputError(f"best_list: too many lists of {slots} out of {len(item_ids)} to enumerate")
         orders = np.array(list(itertools.permutations(range(len(item_ids)), slots)))
-        lists = self._numbers(item_ids)[orders]
+        lists = self.numbers(item_ids)[orders]
         user = self.users([user_id]).take(np.zeros(len(lists), np.int64))
         utilities = self.click_probabilities(user, lists).sum(axis=1)
         best = int(np.argmax(utilities))
         return [item_ids[index] for index in orders[best]], float(utilities[best])
 
-    def greedy_lists(
-        self, user_ids: Sequence[str], candidates: Sequence[Sequence[str]], slots: int | None = None
-    ) -> list[list[str]]:
-        """Lists that take, slot by slot, the candidate of the largest click probability there.
+    def slot_probability(self, users: Users, slot: int, items: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """P(click) of each choice at one slot, given the categories before it.
 
-        It knows the world but does not look ahead: a strong reference where N is too large to enumerate.
+        Args:
+            users: One user a list.
+            slot: From 0.
+            items: int [lists, choices], item numbers.
+            counts: float [lists, categories + 1], items of each category before the slot; the last is 0.
+
+        Returns:
+            float [lists, choices].
         """
-        numbers = np.array([self._numbers(item_ids) for item_ids in candidates])
-        users, rows = self.users(user_ids), np.arange(len(numbers))
-        counts = np.zeros((len(numbers), self.config.categories + 1))
-        free = np.ones(numbers.shape, bool)
-        chosen = []
-        for slot in range(numbers.shape[1] if slots is None else slots):
-            probability = np.where(free, self._slot_probability(users, slot, numbers, counts), -1.0)
-            best = probability.argmax(axis=1)
-            free[rows, best] = False
-            counts[rows, self.categories[numbers[rows, best]]] += 1
-            chosen.append(best)
-        return [[candidates[row][index] for index in order] for row, order in enumerate(np.array(chosen).T)]
-
-    def _slot_probability(self, users: Users, slot: int, items: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """P(click) of each of `items` [lists, choices] at one slot, given the categories before it."""
         categories = self.categories[items]
         interest = np.take_along_axis(users.interest(slot), categories, axis=1)
         repeats = np.take_along_axis(counts, categories, axis=1)
@@ -294,7 +220,8 @@ class World:
         sequence = np.random.SeedSequence(self.config.seed, spawn_key=(stream, block))
         return np.random.Generator(np.random.PCG64(sequence))
 
-    def _numbers(self, item_ids: Sequence[str]) -> np.ndarray:
+    def numbers(self, item_ids: Sequence[str]) -> np.ndarray:
+        """The numbers of items by id (`i0`, `i1` ...): int [items]."""
         return np.array([_number(item_id, "i", self.config.items) for item_id in item_ids], np.int64)
 
 
