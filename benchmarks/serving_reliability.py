@@ -20,14 +20,10 @@ from benchmarks.serving_load import PREDICT
 from benchmarks.serving_setup import BATCHING, lists_of, serving, write_requests
 from psad_tf.data.list_folder import load_encoder
 from psad_tf.errors import InputError
-from psad_tf.export.signatures import EXAMPLES, RERANK_EXAMPLES, SERVING_DEFAULT
 from psad_tf.export.warmup import predict_request, raw_tensors
-from psad_tf.serving.client import RerankClient
-from psad_tf.serving.connection import ModelChoice
-from psad_tf.serving.policy import CallPolicy
-from psad_tf.serving.requests import Candidate, RerankRequest
-from psad_tf.serving.server import EmbeddedServer
-from psad_tf.serving.settings import Batching, ServerSettings
+from psad_tf.serving.client import CallPolicy, Candidate, ModelChoice, RerankClient, RerankRequest
+from psad_tf.serving.contract import EXAMPLES, RERANK_EXAMPLES, SERVING_DEFAULT
+from psad_tf.serving.server import Batching, EmbeddedServer, ServerSettings
 
 _UNFORESEEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
 _REQUEST = RerankRequest("1", [Candidate(str(item), float(-item)) for item in range(1, 21)])
@@ -111,9 +107,7 @@ def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int
     shutil.rmtree(base, ignore_errors=True)
     shutil.copytree(model_dir, os.path.join(base, "1"))
     request = write_requests(os.path.join(work_dir, "one.txt"), "plain", lists_of(lists_dir, 20, 1))[0]
-    settings = ServerSettings(
-        rest_api_port=None, file_system_poll_wait_seconds=0, batching=Batching(**BATCHING)
-    )
+    settings = ServerSettings(file_system_poll_wait_seconds=0, batching=Batching(**BATCHING))
     counts: Counter[str] = Counter()
     ended = threading.Event()
     memory = []

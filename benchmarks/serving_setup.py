@@ -18,10 +18,11 @@ from psad_tf.data.list_folder import read_serialized
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
 from psad_tf.export.saved_model import export_saved_model
-from psad_tf.export.signatures import EXAMPLES, RERANK_EXAMPLES, GraphOptions
+from psad_tf.export.signatures import GraphOptions
 from psad_tf.export.warmup import predict_request, resized_lists
 from psad_tf.features import ITEM_ID
 from psad_tf.files import replaced_directory
+from psad_tf.serving.contract import EXAMPLES, RERANK_EXAMPLES
 from psad_tf.training.run_folder import load_psad
 
 VARIANTS: Mapping[str, GraphOptions] = {

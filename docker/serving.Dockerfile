@@ -9,5 +9,6 @@ USER 1000
 EXPOSE 8500
 ENTRYPOINT ["/usr/bin/tensorflow_model_server"]
 CMD ["--port=8500", "--model_config_file=/config/models.config", \
+     "--allow_version_labels_for_unavailable_models=true", \
      "--enable_batching=true", "--batching_parameters_file=/config/batching_parameters.txt", \
      "--enable_model_warmup=true"]

@@ -1,8 +1,8 @@
 """Serialized ExampleListWithContext protos to raw tensors, for the serving graph.
 
 Gives what `psad_tf.data.parsing.parse_lists` gives (a test and the parity check hold them together), and
-refuses a list that is too long before its candidates are parsed: padding lists up to the limit first, or
-the whole batch to one endless list, would cost a server more than the model does.
+refuses what is too large before its candidates are parsed: padding lists up to the limit first, or the whole
+batch to one endless list, would cost a server more than the model does.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
-from google.protobuf import descriptor_pb2
 
-# input.proto's message with its parts left as bytes: the wire format is the same, nothing is decoded twice.
-_PACKAGE, _MESSAGE = "psad.serving", "SerializedLists"
+from psad_tf.export.checks import check_size
+from psad_tf.serving.contract import MAX_SERIALIZED_BYTES, Limits
+from psad_tf.serving.serialized_lists import DESCRIPTOR_SET, MESSAGE_TYPE
 
 
 def parse_examples(
     serialized: tf.Tensor,
     context_spec: Mapping[str, Any],
     candidate_spec: Mapping[str, Any],
-    most_candidates: int,
+    limits: Limits,
 ) -> dict[str, tf.Tensor]:
     """Parses a batch of lists; N is the longest list's length, at least 1.
 
@@ -29,25 +29,29 @@ def parse_examples(
         serialized: string [batch].
         context_spec: Features of the context.
         candidate_spec: Features of each candidate.
-        most_candidates: A longer list is an InvalidArgumentError.
+        limits: More candidates, or more lists of so many, are an InvalidArgumentError.
 
     Returns:
         Context features [batch, ...], candidate features [batch, N, ...]; shorter lists are padded with the
         features' defaults.
     """
+    batch = tf.shape(serialized)[0]
+    most_bytes = tf.reduce_max(tf.concat([[0], tf.strings.length(serialized)], 0))
+    small = tf.debugging.Assert(
+        tf.cast(batch, tf.int64) * tf.cast(most_bytes, tf.int64) <= MAX_SERIALIZED_BYTES,
+        ["the lists are too large: send fewer lists in a request"],
+    )
+    with tf.control_dependencies([small]):
+        serialized = tf.identity(serialized)
     _, (contexts, candidates) = tf.io.decode_proto(
         serialized,
-        message_type=f"{_PACKAGE}.{_MESSAGE}",
+        message_type=MESSAGE_TYPE,
         field_names=["context", "examples"],
         output_types=[tf.string, tf.string],
-        descriptor_source=b"bytes://" + _descriptors(),
+        descriptor_source=b"bytes://" + DESCRIPTOR_SET,
     )
-    batch = tf.shape(serialized)[0]
     length = tf.shape(candidates)[1]
-    fits = tf.debugging.assert_less_equal(
-        length, most_candidates, message=f"a list has more than {most_candidates} candidates"
-    )
-    with tf.control_dependencies([fits]):
+    with tf.control_dependencies(check_size(batch, length, limits)):
         candidates = tf.pad(candidates, [[0, 0], [0, tf.maximum(1 - length, 0)]])
     length = tf.maximum(length, 1)
     # A list without context has no element in its row: the empty string is an Example without features.
@@ -58,14 +62,3 @@ def parse_examples(
         shape = tf.concat([[batch, length], tf.shape(values)[1:]], 0)
         parsed[name] = tf.ensure_shape(tf.reshape(values, shape), [None, None, *values.shape[1:]])
     return parsed
-
-
-def _descriptors() -> bytes:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="psad_serialized_lists.proto", package=_PACKAGE, syntax="proto3"
-    )
-    message = file.message_type.add(name=_MESSAGE)
-    kinds = descriptor_pb2.FieldDescriptorProto
-    message.field.add(name="examples", number=1, type=kinds.TYPE_BYTES, label=kinds.LABEL_REPEATED)
-    message.field.add(name="context", number=2, type=kinds.TYPE_BYTES, label=kinds.LABEL_OPTIONAL)
-    return descriptor_pb2.FileDescriptorSet(file=[file]).SerializeToString()

@@ -16,14 +16,11 @@ from psad_tf.data.list_folder import read_serialized
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
 from psad_tf.export.inspect import folder_bytes
-from psad_tf.export.served import ServedComparison, compare_over_grpc
-from psad_tf.export.signatures import BLOCKED, EXAMPLES, RERANK_EXAMPLES, RERANK_MASKED, SERVING_DEFAULT
 from psad_tf.export.warmup import raw_tensors
 from psad_tf.features import RELEVANCE
 from psad_tf.metrics import per_list_metrics
+from psad_tf.serving.contract import BLOCKED, EXAMPLES, RERANK_EXAMPLES, RERANK_MASKED, SERVING_DEFAULT
 from psad_tf.training.run_folder import load_reranker
-
-__all__ = ["TOLERANCE", "Parity", "ServedComparison", "check_parity", "compare_over_grpc"]
 
 TOLERANCE = 1e-5
 _BATCH = 8

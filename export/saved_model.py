@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import re
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from psad_tf.data.list_folder import read_serialized
@@ -13,9 +16,11 @@ from psad_tf.errors import InputError
 from psad_tf.export.inspect import summarize
 from psad_tf.export.model_card import write_model_card
 from psad_tf.export.signatures import GraphOptions, ServingModule
+from psad_tf.export.versions import claimed_version
 from psad_tf.export.warmup import write_warmup
 from psad_tf.files import replaced_directory
-from psad_tf.serving.loader import write_files_list
+from psad_tf.serving.contract import LIMITS_FILE
+from psad_tf.serving.version_files import write_files_list
 from psad_tf.training.run_folder import load_reranker
 
 _WARMUP_LISTS = 32
@@ -51,19 +56,15 @@ def export_saved_model(
         it is whole.
 
     Raises:
-        InputError: The run is not whole, the name or version is impossible, the version exists, or a number
-            of warm-up candidates is impossible.
+        InputError: The run is not whole or has diverged, the name or version is impossible, the version
+            exists, or a number of warm-up candidates is impossible.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", model_name) or model_name.strip(".") == "":
         raise InputError(f"model name {model_name!r}: use letters, digits, '_', '-' and '.'")
-    folder = os.path.join(os.fspath(base_dir), model_name)
-    version = next_version(folder) if version is None else version
-    if version < 1:
+    if version is not None and version < 1:
         raise InputError(f"version {version}: must be a positive number")
-    path = os.path.join(folder, str(version))
-    if os.path.exists(path):
-        raise InputError(f"{path}: version {version} is already there; versions are never overwritten")
     encoder, reranker, _ = load_reranker(run_dir)
+    _check_finite(reranker, run_dir)
     limit = encoder.declaration.max_candidates
     for count in warmup_candidates:
         if not 1 <= count <= limit:
@@ -71,24 +72,31 @@ def export_saved_model(
     lists = []
     if lists_dir is not None:
         lists = list(read_serialized(lists_dir, warmup_split).take(_WARMUP_LISTS).as_numpy_iterator())
-    module = ServingModule(encoder, reranker, options)
-    signatures = module.signatures()
-    with replaced_directory(path) as temporary:
-        tf.saved_model.save(module, temporary, signatures=signatures)
-        if lists:
-            write_warmup(temporary, lists, encoder.declaration, model_name, warmup_candidates)
-        write_model_card(temporary, run_dir, model_name, version, options, summarize(temporary))
-        write_files_list(temporary)
+    folder = os.path.join(os.fspath(base_dir), model_name)
+    with claimed_version(folder, version) as number:
+        path = os.path.join(folder, str(number))
+        module = ServingModule(encoder, reranker, options)
+        signatures = module.signatures()
+        with replaced_directory(path) as temporary:
+            tf.saved_model.save(module, temporary, signatures=signatures)
+            os.makedirs(os.path.join(temporary, "assets.extra"), exist_ok=True)
+            with open(os.path.join(temporary, LIMITS_FILE), "w", encoding="utf-8") as file:
+                json.dump(dataclasses.asdict(module.limits), file)
+            if lists:
+                write_warmup(temporary, lists, encoder.declaration, model_name, warmup_candidates)
+            write_model_card(temporary, run_dir, model_name, number, options, summarize(temporary))
+            write_files_list(temporary)
     return path
 
 
-def next_version(folder: str) -> int:
-    """One more than the largest version in a model's folder; 1 if there is none."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return 1
-    return max((int(name) for name in names if name.isdecimal()), default=0) + 1
+def _check_finite(reranker: tf.keras.Model, run_dir: str | os.PathLike[str]) -> None:
+    """Refuses weights that would make every score NaN."""
+    for weight in reranker.weights:
+        if not np.all(np.isfinite(weight.numpy())):
+            raise InputError(
+                f"{os.fspath(run_dir)}: {weight.name.split(':')[0]} has values that are not finite numbers: "
+                "the training diverged"
+            )
 
 
 def describe(path: str) -> str:

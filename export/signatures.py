@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from psad_tf.data.encoder import FeatureEncoder
 from psad_tf.data.parsing import candidate_spec, context_spec
+from psad_tf.export.checks import check_agreement, check_size
 from psad_tf.export.examples import parse_examples
 from psad_tf.export.half_precision import half_precision
 from psad_tf.features import (
@@ -28,16 +29,24 @@ from psad_tf.features import (
 )
 from psad_tf.layers.attention import LARGE_NEGATIVE
 from psad_tf.models.student import Reranker
+from psad_tf.serving.contract import (
+    BLOCKED,
+    EXAMPLES,
+    ITEM_IDS,
+    LENGTH,
+    MISSING_NUMBER,
+    MISSING_TEXT,
+    PADDING_ITEM_ID,
+    PADDING_POSITION,
+    PROBABILITIES,
+    RANKING,
+    RERANK_EXAMPLES,
+    RERANK_MASKED,
+    SCORES,
+    SERVING_DEFAULT,
+    Limits,
+)
 
-SERVING_DEFAULT = "serving_default"
-RERANK_EXAMPLES = "rerank_examples"
-RERANK_MASKED = "rerank_masked"
-SIGNATURES = (SERVING_DEFAULT, RERANK_EXAMPLES, RERANK_MASKED)
-EXAMPLES = "examples"
-BLOCKED = "blocked"
-OUTPUTS = ("scores", "probabilities", "ranking", "item_ids")
-
-_LIST_SIZES = (20, 50, 100, 200, 500, 1000)
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -88,6 +97,11 @@ def raw_specs(declaration: FeatureDeclaration) -> dict[str, tf.TensorSpec]:
     return specs
 
 
+def limits_of(declaration: FeatureDeclaration) -> Limits:
+    """How much a model of these features takes at once."""
+    return Limits(declaration.max_candidates, declaration.history.length)
+
+
 class ServingModule(tf.Module):
     """What is saved: lookup tables, the weights of User Profile Network and student, three signatures.
 
@@ -98,6 +112,9 @@ class ServingModule(tf.Module):
         encoder: Of the run.
         reranker: Of the run.
         options: How the graph is built.
+
+    Attributes:
+        limits: How much the graph takes at once.
     """
 
     def __init__(self, encoder: FeatureEncoder, reranker: Reranker, options: GraphOptions) -> None:
@@ -105,6 +122,7 @@ class ServingModule(tf.Module):
         self.encoder = encoder
         self._declaration = encoder.declaration
         self._options = options
+        self.limits = limits_of(encoder.declaration)
         swapped, weights = half_precision(reranker) if options.float16 else (_unchanged, reranker.weights)
         self.parameters = _named(weights)
 
@@ -130,8 +148,10 @@ class ServingModule(tf.Module):
         }
 
     def _rerank_raw(self, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        blocked = raw.pop(BLOCKED, None)
-        return self._rank(raw, blocked)
+        lists, candidates = tf.unstack(tf.shape(raw[ITEM_ID])[:2])
+        with tf.control_dependencies(check_agreement(raw) + check_size(lists, candidates, self.limits)):
+            raw = {name: tf.identity(values) for name, values in raw.items()}
+        return self._rank(raw, raw.pop(BLOCKED, None))
 
     def _rerank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         candidate = {
@@ -140,48 +160,42 @@ class ServingModule(tf.Module):
             if name not in (RELEVANCE, NEGATIVE)
         }
         candidate[BLOCKED] = tf.io.FixedLenFeature([], tf.int64, 0)
-        raw = parse_examples(
-            examples, context_spec(self._declaration), candidate, self._declaration.max_candidates
-        )
+        raw = parse_examples(examples, context_spec(self._declaration), candidate, self.limits)
         return self._rank(raw, tf.cast(raw[BLOCKED], tf.bool))
 
     def _rank(self, raw: Mapping[str, tf.Tensor], blocked: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        limit = self._declaration.max_candidates
         item_ids = raw[ITEM_ID][..., 0]  # [batch, n]
-        length = tf.shape(item_ids)[1]
-        allowed = tf.debugging.assert_less_equal(
-            length, limit, message=f"a list has more than {limit} candidates"
-        )
         inputs = {name: raw[name] for name in raw_specs(self._declaration)}
         for name, values in inputs.items():
             if name.startswith(HISTORY_PREFIX) and values.shape.rank >= 2:
-                padding = "" if values.dtype == tf.string else float("nan")
+                padding = MISSING_TEXT if values.dtype == tf.string else MISSING_NUMBER
                 inputs[name] = _fit(values, self._declaration.history.length, padding)
-        with tf.control_dependencies([allowed]):
-            encoded = dict(self.encoder(inputs))
+        encoded = dict(self.encoder(inputs))
         if blocked is not None:
             encoded["mask"] = encoded["mask"] & ~blocked
         scored = self._padded_score(encoded) if self._options.jit_compile else self._score(encoded)
-        shown = encoded["mask"]
-        # Blocked items rank above padding, so that every shown item comes first and padding last.
-        keys = tf.where(shown, scored["scores"], LARGE_NEGATIVE)
-        keys = tf.where(item_ids != "", keys, 2.0 * LARGE_NEGATIVE)
-        ranking = tf.argsort(keys, direction="DESCENDING", stable=True)  # equal scores keep the order
+        present = item_ids != PADDING_ITEM_ID
+        length = tf.reduce_sum(tf.cast(present, tf.int32), 1)
+        # Blocked items, of score -1e9, rank above padding: every shown item comes first and padding last.
+        keys = tf.where(present, scored["scores"], 2.0 * LARGE_NEGATIVE)
+        order = tf.argsort(keys, direction="DESCENDING", stable=True)  # equal scores keep the order
         if self._options.top_m:
-            ranking = ranking[:, : self._options.top_m]
-        shown_ids = tf.where(shown, item_ids, "")
+            order = order[:, : self._options.top_m]
+        shown_ids = tf.where(encoded["mask"], item_ids, PADDING_ITEM_ID)
+        within = tf.range(tf.shape(order)[1]) < length[:, tf.newaxis]
         return {
-            "scores": tf.identity(scored["scores"], name="scores"),
-            "probabilities": tf.identity(scored["probabilities"], name="probabilities"),
-            "ranking": tf.identity(ranking, name="ranking"),
-            "item_ids": tf.gather(shown_ids, ranking, batch_dims=1, name="item_ids"),
+            SCORES: tf.identity(scored["scores"], name=SCORES),
+            PROBABILITIES: tf.identity(scored["probabilities"], name=PROBABILITIES),
+            RANKING: tf.where(within, order, PADDING_POSITION, name=RANKING),
+            ITEM_IDS: tf.gather(shown_ids, order, batch_dims=1, name=ITEM_IDS),
+            LENGTH: tf.identity(length, name=LENGTH),
         }
 
     def _padded_score(self, encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Scores lists padded to one of a few sizes, and cuts the padding off again."""
         lists, length = tf.unstack(tf.shape(encoded["mask"]))
         more_lists = _next_size(lists, _BATCH_SIZES) - lists
-        more_candidates = _next_size(length, _LIST_SIZES) - length
+        more_candidates = _next_size(length, self.limits.list_sizes) - length
         candidate = {feature.name for feature in self._declaration.candidate_categorical}
         candidate |= {"candidate_dense", "mask", INITIAL_RANK}
         padded = {}

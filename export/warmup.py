@@ -11,17 +11,18 @@ from tensorflow_serving.apis import input_pb2, predict_pb2, prediction_log_pb2
 
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
-from psad_tf.export.signatures import (
+from psad_tf.export.signatures import raw_specs
+from psad_tf.features import INITIAL_RANK, FeatureDeclaration
+from psad_tf.serving.contract import (
     BLOCKED,
     EXAMPLES,
+    MAX_WARMUP_RECORDS,
     RERANK_EXAMPLES,
     RERANK_MASKED,
     SERVING_DEFAULT,
     SIGNATURES,
-    raw_specs,
+    WARMUP_FILE,
 )
-from psad_tf.features import INITIAL_RANK, FeatureDeclaration
-from psad_tf.serving.loader import MOST_WARMUP_RECORDS, WARMUP_FILE
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 _REPEATS = 2  # the first run of a shape builds it, the second runs it as traffic will
@@ -134,8 +135,8 @@ def write_warmup(
         InputError: There are more records than TensorFlow Serving replays.
     """
     requests = len(BATCH_SIZES) * len(SIGNATURES) * max(len(candidates), 1)
-    if requests * _REPEATS > MOST_WARMUP_RECORDS:
-        most = MOST_WARMUP_RECORDS // (len(BATCH_SIZES) * len(SIGNATURES) * _REPEATS)
+    if requests * _REPEATS > MAX_WARMUP_RECORDS:
+        most = MAX_WARMUP_RECORDS // (len(BATCH_SIZES) * len(SIGNATURES) * _REPEATS)
         raise InputError(f"warm-up: at most {most} numbers of candidates, got {len(candidates)}")
     path = os.path.join(version_dir, WARMUP_FILE)
     os.makedirs(os.path.dirname(path), exist_ok=True)

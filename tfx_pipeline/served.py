@@ -12,16 +12,13 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from psad_tf.errors import InputError
-from psad_tf.serving.client import RerankClient
-from psad_tf.serving.connection import ModelChoice
-from psad_tf.serving.loader import WARMUP_FILE
-from psad_tf.serving.policy import CallPolicy, RerankError
-from psad_tf.serving.server import EmbeddedServer
-from psad_tf.serving.settings import ServerSettings
+from psad_tf.serving.client import CallPolicy, ModelChoice, RerankClient, RerankError
+from psad_tf.serving.contract import PROBABILITIES, SCORES, WARMUP_FILE
+from psad_tf.serving.server import EmbeddedServer, ServerSettings
 
 _MOST_REQUESTS = 200
 _PATIENT = CallPolicy(timeout=60.0, fallback=False)
-_OUTPUTS = ("scores", "probabilities")
+_OUTPUTS = (SCORES, PROBABILITIES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +56,7 @@ def check_served(model_dir: str, model_name: str, slowest_ms: float = 0.0) -> Se
     with tempfile.TemporaryDirectory(prefix="psad-infra-check-") as base:
         os.mkdir(os.path.join(base, model_name))
         os.symlink(os.path.abspath(model_dir), os.path.join(base, model_name, "1"))
-        settings = ServerSettings(rest_api_port=None, file_system_poll_wait_seconds=0)
+        settings = ServerSettings(file_system_poll_wait_seconds=0)
         try:
             with (
                 EmbeddedServer.of_model(model_name, os.path.join(base, model_name), settings) as server,

@@ -125,7 +125,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         full = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
         print(f"    {summary.parameters_exported:,} of {full:,} parameters in {exported}")
 
-    from psad_tf.export.served import compare_over_grpc
+    from psad_tf.evaluation.served import compare_over_grpc
 
     with steps("serve"):
         served = compare_over_grpc(runs[0], exported, lists, "test")

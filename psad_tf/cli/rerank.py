@@ -37,10 +37,15 @@ def run(arguments: argparse.Namespace) -> int:
     import sys
 
     from psad_tf.errors import InputError
-    from psad_tf.serving.client import RerankClient
-    from psad_tf.serving.connection import ModelChoice, Tls
-    from psad_tf.serving.policy import CallPolicy, RerankError
-    from psad_tf.serving.requests import RerankRequest, with_attributes
+    from psad_tf.serving.client import (
+        CallPolicy,
+        ModelChoice,
+        RerankClient,
+        RerankError,
+        RerankRequest,
+        Tls,
+    )
+    from psad_tf.serving.client.requests import with_attributes
 
     if not re.fullmatch(r".+:[0-9]{1,5}", arguments.server):
         raise InputError(f"--server: must be host:port, got {arguments.server!r}")

@@ -6,9 +6,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from psad_tf.serving.settings import ServerSettings
+    from psad_tf.serving.server.settings import ServerSettings
 
-HELP = "serve exported models over gRPC and REST as TensorFlow Serving does"
+HELP = "serve exported models over gRPC as TensorFlow Serving does"
 
 
 def _switch(text: str) -> bool:
@@ -28,13 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for every interface")
     add("--port", type=int, default=8500, help="gRPC port; 0 takes a free one")
-    add("--rest_api_port", type=int, default=0, help="REST port; 0 leaves REST out")
+    add("--metrics_port", type=int, default=0, help="port of /metrics for Prometheus; 0 leaves it out")
+    add("--metrics_host", default="127.0.0.1", help="address of /metrics")
     add("--model_config_file", default=None, help="text ModelServerConfig")
     add("--model_name", default="psad", help="name of the model (without --model_config_file)")
     add("--model_base_path", default=None, help="its folder of versions (without --model_config_file)")
     switch("--enable_batching", False, "batch requests")
     add("--batching_parameters_file", default=None, help="text BatchingParameters")
-    add("--monitoring_config_file", default=None, help="text MonitoringConfig")
     add("--ssl_config_file", default=None, help="text SSLConfig")
     add(
         "--file_system_poll_wait_seconds",
@@ -55,8 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "let a label name a version that is not loaded",
     )
     add("--grpc_max_threads", type=int, default=0, help="requests worked on at once; 0 chooses")
-    add("--rest_api_num_threads", type=int, default=16, help="REST connections served at once")
-    add("--rest_api_timeout_in_ms", type=int, default=30_000, help="longest time for a REST request")
     add("--max_queued_requests", type=int, default=256, help="requests waiting; more are refused")
     add("--max_message_bytes", type=int, default=16 * 2**20, help="largest request")
     add("--drain_seconds", type=float, default=10.0, help="time for running requests at shutdown")
@@ -65,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT, then drains."""
     import logging
+    import queue
     import signal
     import threading
 
@@ -72,21 +71,37 @@ def run(arguments: argparse.Namespace) -> None:
 
     logging.getLogger("psad_tf.serving").setLevel(logging.INFO)
     server = EmbeddedServer(_models(arguments), _settings(arguments))
-    ended = threading.Event()
+    events: queue.SimpleQueue[BaseException | str] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    server.start()
-    rest = f", REST on port {server.rest_port}" if server.rest_port else ""
-    print(f"serving {', '.join(server.manager.models)}: gRPC on {server.address}{rest}", flush=True)
-    ended.wait()
+        signal.signal(number, lambda *_: events.put("signal"))
+
+    def start() -> None:
+        try:
+            server.start()
+            events.put("started")
+        except BaseException as error:
+            events.put(error)
+
+    # Models load in a thread, so that a signal is acted on at once.
+    starting = threading.Thread(target=start, name="psad-start")
+    starting.start()
+    event = events.get()
+    if isinstance(event, BaseException):
+        raise event
+    if event == "started":
+        metrics = f", metrics on port {server.metrics_port}" if server.metrics_port else ""
+        print(f"serving {', '.join(server.manager.models)}: gRPC on {server.address}{metrics}", flush=True)
+        while events.get() != "signal":
+            continue
     print("draining", flush=True)
     server.stop()
+    starting.join()
     print("ended: every running request was answered or had its time", flush=True)
 
 
 def _models(arguments: argparse.Namespace) -> Any:
     from psad_tf.errors import InputError
-    from psad_tf.serving.settings import single_model_config
+    from psad_tf.serving.server.settings import single_model_config
 
     if arguments.model_config_file is not None:
         return arguments.model_config_file
@@ -97,35 +112,33 @@ def _models(arguments: argparse.Namespace) -> Any:
 
 def _settings(arguments: argparse.Namespace) -> ServerSettings:
     from psad_tf.errors import InputError
-    from psad_tf.serving import settings
+    from psad_tf.serving.server import settings
 
     if arguments.batching_parameters_file is not None and not arguments.enable_batching:
         raise InputError("--batching_parameters_file is given without --enable_batching")
-    if arguments.rest_api_port and arguments.rest_api_port == arguments.port:
-        raise InputError("--rest_api_port must differ from --port")
-    for name in ("port", "rest_api_port"):
+    if arguments.metrics_port and arguments.metrics_port == arguments.port:
+        raise InputError("--metrics_port must differ from --port")
+    for name in ("port", "metrics_port"):
         if not 0 <= getattr(arguments, name) < 65536:
             raise InputError(f"--{name}: {getattr(arguments, name)} is not a port")
     batching = None
     if arguments.enable_batching:
         path = arguments.batching_parameters_file
         batching = settings.Batching() if path is None else settings.read_batching(path)
-    monitoring, ssl = arguments.monitoring_config_file, arguments.ssl_config_file
+    ssl = arguments.ssl_config_file
     return settings.ServerSettings(
         host=arguments.host,
         port=arguments.port,
-        rest_api_port=arguments.rest_api_port or None,
+        metrics_host=arguments.metrics_host,
+        metrics_port=arguments.metrics_port or None,
         grpc_max_threads=arguments.grpc_max_threads,
         max_queued_requests=arguments.max_queued_requests,
         max_message_bytes=arguments.max_message_bytes,
-        rest_api_num_threads=arguments.rest_api_num_threads,
-        rest_api_timeout_seconds=arguments.rest_api_timeout_in_ms / 1000,
         file_system_poll_wait_seconds=arguments.file_system_poll_wait_seconds,
         model_config_file_poll_wait_seconds=arguments.model_config_file_poll_wait_seconds,
         drain_seconds=arguments.drain_seconds,
         enable_model_warmup=arguments.enable_model_warmup,
         allow_version_labels_for_unavailable_models=arguments.allow_version_labels_for_unavailable_models,
         batching=batching,
-        prometheus_path=settings.read_prometheus_path(monitoring) if monitoring else None,
         ssl=settings.read_ssl(ssl) if ssl else None,
     )

@@ -1,5 +1,6 @@
-"""Serving: an embedded server that speaks TensorFlow Serving's API, and a client for either.
+"""Serving: a client, an embedded server that speaks TensorFlow Serving's gRPC API, and their contract.
 
-`EmbeddedServer` (in `server.py`) serves SavedModel folders; `RerankClient` (in `client.py`) asks it, or
-TensorFlow Serving itself, for a ranking. Neither knows how the model was trained.
+`client.RerankClient` asks the embedded server, or TensorFlow Serving itself, for a ranking;
+`server.EmbeddedServer` serves SavedModel folders; `contract` is what both share with the exporter. None of
+them knows how the model was trained.
 """

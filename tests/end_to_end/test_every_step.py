@@ -59,7 +59,7 @@ def test_exported_model_has_no_teacher_variable_and_the_run_has(world):
 
 
 def test_served_answers_equal_the_model_in_process(world):
-    from psad_tf.export.served import compare_over_grpc
+    from psad_tf.evaluation.served import compare_over_grpc
 
     found = compare_over_grpc(world / "run", world / "serving" / "psad" / "1", world / "lists", limit=10)
     assert found.requests == 10
@@ -75,7 +75,7 @@ def test_parity_command_passes_on_the_export(world, capsys):
 
 def test_rerank_command_answers_raw_records_line_by_line(world, capsys, monkeypatch):
     from psad_tf.serving.server import EmbeddedServer
-    from psad_tf.serving.settings import single_model_config
+    from psad_tf.serving.server.settings import single_model_config
 
     with open(world / "raw" / "impressions.jsonl", encoding="utf-8") as file:
         requests = [next(file) for _ in range(3)]

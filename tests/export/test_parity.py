@@ -7,7 +7,8 @@ import pytest
 
 from psad_tf.cli.main import main
 from psad_tf.errors import InputError
-from psad_tf.export.parity import check_parity, compare_over_grpc
+from psad_tf.evaluation.served import compare_over_grpc
+from psad_tf.export.parity import check_parity
 from psad_tf.export.saved_model import export_saved_model
 from tests.export.tiny_run import SIZES, make_run
 

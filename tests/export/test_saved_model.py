@@ -13,10 +13,11 @@ import tensorflow as tf
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
 from psad_tf.export.inspect import summarize
-from psad_tf.export.saved_model import export_saved_model, next_version
+from psad_tf.export.saved_model import export_saved_model
 from psad_tf.export.signatures import GraphOptions, raw_specs
+from psad_tf.export.versions import next_version
 from psad_tf.export.warmup import BATCH_SIZES, raw_tensors
-from psad_tf.serving.loader import WARMUP_FILE
+from psad_tf.serving.contract import WARMUP_FILE
 from psad_tf.training.run_folder import load_reranker
 from tests.export.tiny_run import DECLARATION, make_list
 
@@ -29,10 +30,10 @@ CORE_OPS = frozenset(
     GreaterEqual HashTableV2 Identity InitializeTableFromTextFileV2 IsNan Less LessEqual Log1p
     LogicalAnd LogicalNot LogicalOr LookupTableFindV2 MatMul Max Maximum Mean MergeV2Checkpoints
     Minimum Mul Neg NoOp NotEqual Pack Pad PadV2 ParseExampleV2 Placeholder Prod Range
-    ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 Rsqrt SaveV2 Select SelectV2 Shape
-    ShardedFilename Sigmoid Slice Softmax Softplus Square Squeeze StatefulPartitionedCall StatelessIf
-    StaticRegexFullMatch StopGradient StridedSlice StringJoin Sub Sum Tile TopKV2 Transpose Unpack
-    VarHandleOp VarIsInitializedOp ZerosLike FloorDiv FloorMod""".split()
+    ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 Rsqrt SaveV2 Select SelectV2
+    Shape ShardedFilename Sigmoid Slice Softmax Softplus Square Squeeze StatefulPartitionedCall StatelessIf
+    StaticRegexFullMatch StopGradient StridedSlice StringJoin StringLength Sub Sum Tile TopKV2
+    Transpose Unpack VarHandleOp VarIsInitializedOp ZerosLike FloorDiv FloorMod""".split()
 )
 
 

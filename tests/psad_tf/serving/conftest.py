@@ -24,18 +24,28 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return base
 
 
+@pytest.fixture(scope="session")
+def lists_model(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Base path of the model `lists` with version 1."""
+    from tests.psad_tf.serving.tiny_models import write_lists_model
+
+    base = tmp_path_factory.mktemp("models") / "lists"
+    base.mkdir()
+    write_lists_model(base)
+    return base
+
+
 @pytest.fixture(scope="module")
 def server(models: pathlib.Path) -> Iterator[Any]:
     """A server of both versions, labelled stable and canary."""
-    from psad_tf.serving.server import EmbeddedServer
-    from psad_tf.serving.settings import ServerSettings, single_model_config
+    from psad_tf.serving.server import EmbeddedServer, ServerSettings, single_model_config
 
     config = single_model_config("scale", models)
     model = config.model_config_list.config[0]
     model.model_version_policy.all.SetInParent()
     model.version_labels["stable"] = 1
     model.version_labels["canary"] = 2
-    settings = ServerSettings(max_message_bytes=2**20, file_system_poll_wait_seconds=0)
+    settings = ServerSettings(max_message_bytes=2**20, file_system_poll_wait_seconds=0, metrics_port=0)
     with EmbeddedServer(config, settings) as running:
         yield running
 
@@ -66,9 +76,8 @@ def model_stub(channel: grpc.Channel) -> Any:
 @pytest.fixture(scope="module")
 def reranker_server(exported: pathlib.Path) -> Iterator[Any]:  # noqa: F811
     """A server of the exported reranker, named psad."""
-    from psad_tf.serving.server import EmbeddedServer
-    from psad_tf.serving.settings import ServerSettings
+    from psad_tf.serving.server import EmbeddedServer, ServerSettings
 
-    settings = ServerSettings(rest_api_port=None, file_system_poll_wait_seconds=0)
+    settings = ServerSettings(file_system_poll_wait_seconds=0)
     with EmbeddedServer.of_model("psad", exported.parent, settings) as running:
         yield running

@@ -17,13 +17,13 @@ import pytest
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from psad_tf.cli.main import main
-from psad_tf.serving.aio_client import AsyncRerankClient
-from psad_tf.serving.client import RerankClient, first_answer
-from psad_tf.serving.connection import ModelChoice
-from psad_tf.serving.policy import INITIAL_ORDER, MODEL, CallPolicy, RerankError
-from psad_tf.serving.requests import Candidate, RerankRequest
+from psad_tf.errors import InputError
+from psad_tf.serving.client import AsyncRerankClient, CallPolicy, ModelChoice, RerankClient, RerankError
+from psad_tf.serving.client.ranking import INITIAL_ORDER, MODEL
+from psad_tf.serving.client.requests import Candidate, RerankRequest
+from psad_tf.serving.client.sync import first_answer
 from psad_tf.serving.server import EmbeddedServer
-from psad_tf.serving.settings import ServerSettings
+from psad_tf.serving.server.settings import ServerSettings
 from tests.export.tiny_run import make_list
 
 PATIENT = CallPolicy(timeout=30.0, fallback=False)
@@ -70,14 +70,14 @@ def code_of(call: Callable[[], object]) -> grpc.StatusCode:
     return raised.value.code
 
 
-def sync_call(address: str, policy: CallPolicy) -> Any:
-    with RerankClient(address, policy=policy) as client:
+def sync_call(address: str, policy: CallPolicy, **options: Any) -> Any:
+    with RerankClient(address, policy=policy, **options) as client:
         return client.predict(predict_pb2.PredictRequest())
 
 
-def async_call(address: str, policy: CallPolicy) -> Any:
+def async_call(address: str, policy: CallPolicy, **options: Any) -> Any:
     async def ask() -> Any:
-        async with AsyncRerankClient(address, policy=policy) as client:
+        async with AsyncRerankClient(address, policy=policy, **options) as client:
             return await client.predict(predict_pb2.PredictRequest())
 
     return asyncio.run(ask())
@@ -136,7 +136,7 @@ def test_an_unknown_model_is_an_error_without_fallback(reranker_server: Embedded
 
 
 @both
-def test_unavailable_is_retried(call: Callable[[str, CallPolicy], Any]) -> None:
+def test_unavailable_is_retried(call: Callable[..., Any]) -> None:
     def answer(number: int, context: Any) -> predict_pb2.PredictResponse:
         if number < 3:
             context.abort(grpc.StatusCode.UNAVAILABLE, "starting")
@@ -149,7 +149,7 @@ def test_unavailable_is_retried(call: Callable[[str, CallPolicy], Any]) -> None:
 
 @both
 @pytest.mark.parametrize("name", ["RESOURCE_EXHAUSTED", "INTERNAL", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED"])
-def test_nothing_else_is_retried(call: Callable[[str, CallPolicy], Any], name: str) -> None:
+def test_nothing_else_is_retried(call: Callable[..., Any], name: str) -> None:
     code = grpc.StatusCode[name]
     with scripted(lambda _, context: context.abort(code, "no")) as (address, servicer):
         assert code_of(lambda: call(address, CallPolicy(timeout=30, fallback=False))) is code
@@ -157,15 +157,25 @@ def test_nothing_else_is_retried(call: Callable[[str, CallPolicy], Any], name: s
 
 
 @both
-def test_retries_end(call: Callable[[str, CallPolicy], Any]) -> None:
-    policy = CallPolicy(timeout=30, retries=2, backoff=0.001, fallback=False)
+@pytest.mark.parametrize("max_attempts", [1, 3])
+def test_attempts_end(call: Callable[..., Any], max_attempts: int) -> None:
+    policy = CallPolicy(timeout=30, fallback=False)
     with scripted(lambda _, context: context.abort(grpc.StatusCode.UNAVAILABLE, "no")) as (address, servicer):
-        assert code_of(lambda: call(address, policy)) is grpc.StatusCode.UNAVAILABLE
-        assert servicer.calls == 3
+        code = code_of(lambda: call(address, policy, max_attempts=max_attempts))
+        assert code is grpc.StatusCode.UNAVAILABLE and servicer.calls == max_attempts
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"max_attempts": 0}, "1 to 5"), ({"max_attempts": 6}, "1 to 5")],
+)
+def test_impossible_options_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        RerankClient("localhost:1", **wrong)
 
 
 @both
-def test_a_slow_first_answer_is_overtaken_by_the_hedge(call: Callable[[str, CallPolicy], Any]) -> None:
+def test_a_slow_first_answer_is_overtaken_by_the_hedge(call: Callable[..., Any]) -> None:
     release = threading.Event()
 
     def answer(number: int, context: Any) -> predict_pb2.PredictResponse:
@@ -182,14 +192,14 @@ def test_a_slow_first_answer_is_overtaken_by_the_hedge(call: Callable[[str, Call
 
 
 @both
-def test_a_fast_answer_is_not_hedged(call: Callable[[str, CallPolicy], Any]) -> None:
+def test_a_fast_answer_is_not_hedged(call: Callable[..., Any]) -> None:
     with scripted(lambda *_: predict_pb2.PredictResponse()) as (address, servicer):
         call(address, CallPolicy(timeout=30, hedge_after=10, fallback=False))
         assert servicer.calls == 1
 
 
 @both
-def test_a_failure_of_one_hedged_call_waits_for_the_other(call: Callable[[str, CallPolicy], Any]) -> None:
+def test_a_failure_of_one_hedged_call_waits_for_the_other(call: Callable[..., Any]) -> None:
     second_failed = threading.Event()
 
     def answer(number: int, context: Any) -> predict_pb2.PredictResponse:
@@ -204,7 +214,7 @@ def test_a_failure_of_one_hedged_call_waits_for_the_other(call: Callable[[str, C
 
 
 @both
-def test_the_deadline_holds_whatever_the_server_does(call: Callable[[str, CallPolicy], Any]) -> None:
+def test_the_deadline_holds_whatever_the_server_does(call: Callable[..., Any]) -> None:
     release = threading.Event()
     with scripted(lambda *_: release.wait(60) and predict_pb2.PredictResponse()) as (address, _):
         for hedge_after in (None, 0.05):
@@ -256,7 +266,7 @@ def test_without_a_server_the_initial_order_is_returned_in_time() -> None:
 
 
 def test_an_answer_that_is_no_ranking_falls_back(models: pathlib.Path) -> None:
-    settings = ServerSettings(rest_api_port=None, file_system_poll_wait_seconds=0)
+    settings = ServerSettings(file_system_poll_wait_seconds=0)
     with EmbeddedServer.of_model("psad", models, settings) as server:
         with RerankClient(server.address, policy=CallPolicy(timeout=30)) as client:
             assert "no signature of a reranker" in client.rerank(REQUEST).reason
@@ -265,7 +275,7 @@ def test_an_answer_that_is_no_ranking_falls_back(models: pathlib.Path) -> None:
 def test_a_killed_and_restarted_server_loses_no_request(exported: pathlib.Path) -> None:
     """Every request ends in time with the model's ranking or the initial order, across a restart."""
     port = int(free_address().rsplit(":", 1)[1])
-    settings = ServerSettings(port=port, rest_api_port=None, file_system_poll_wait_seconds=0)
+    settings = ServerSettings(port=port, file_system_poll_wait_seconds=0)
     answers: list[tuple[str, float]] = []
     phase, ended = {"now": MODEL}, threading.Event()
     reached = {name: threading.Semaphore(0) for name in (MODEL, INITIAL_ORDER)}

@@ -17,13 +17,11 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from psad_tf.errors import InputError
 from psad_tf.serving.server import EmbeddedServer
-from psad_tf.serving.service import ServingService
-from psad_tf.serving.settings import ServerSettings
+from psad_tf.serving.server.service import ServingService
+from psad_tf.serving.server.settings import ServerSettings
 from tests.psad_tf.serving.tiny_models import scale_request
 
-SMALL = ServerSettings(
-    grpc_max_threads=1, max_queued_requests=1, rest_api_port=None, file_system_poll_wait_seconds=0
-)
+SMALL = ServerSettings(grpc_max_threads=1, max_queued_requests=1, file_system_poll_wait_seconds=0)
 
 
 class HoldingService(ServingService):
@@ -35,11 +33,11 @@ class HoldingService(ServingService):
         self.release = threading.Event()
         self.worked = 0
 
-    def predict(self, request: Any) -> Any:
+    def predict(self, request: Any, check_wanted: Any = lambda: None) -> Any:
         self.entered.release()
         assert self.release.wait(60)
         self.worked += 1
-        return super().predict(request)
+        return super().predict(request, check_wanted)
 
 
 @contextlib.contextmanager
@@ -102,7 +100,7 @@ def test_stopping_answers_the_running_requests_and_refuses_new_ones(models: path
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("field", ["port", "rest_api_port"])
+@pytest.mark.parametrize("field", ["port", "metrics_port"])
 def test_a_taken_port_is_one_clear_line(models: pathlib.Path, field: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -138,7 +136,7 @@ def test_the_command_serves_until_sigterm_and_ends_with_0(models: pathlib.Path) 
         (["--model_base_path", "/nowhere"], "no versions found"),
         (["--model_config_file", "/nowhere/models.config"], "no such file"),
         (["--model_base_path", "/x", "--batching_parameters_file", "b"], "without --enable_batching"),
-        (["--model_base_path", "/x", "--rest_api_port", "8500"], "must differ from --port"),
+        (["--model_base_path", "/x", "--metrics_port", "8500"], "must differ from --port"),
         (["--model_base_path", "/x", "--port", "70000"], "is not a port"),
         (["--model_base_path", "/x", "--enable_batching", "perhaps"], "neither true nor false"),
     ],

@@ -11,7 +11,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
-from psad_tf.serving.requests import (
+from psad_tf.serving.client.requests import (
     Candidate,
     Feature,
     FeatureLayout,

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import datetime
-import http.client
 import pathlib
-import ssl
 from typing import NamedTuple
 
 import grpc
@@ -15,15 +13,13 @@ from cryptography.x509.oid import NameOID
 from google.protobuf import text_format
 
 from psad_tf.errors import InputError
-from psad_tf.serving.client import RerankClient
-from psad_tf.serving.config_protos import SSLConfig
-from psad_tf.serving.connection import ModelChoice, Tls
-from psad_tf.serving.policy import CallPolicy, RerankError
+from psad_tf.serving.client import CallPolicy, ModelChoice, RerankClient, RerankError, Tls
 from psad_tf.serving.server import EmbeddedServer
-from psad_tf.serving.settings import ServerSettings, read_ssl
+from psad_tf.serving.server.config_protos import SSLConfig
+from psad_tf.serving.server.settings import ServerSettings, read_ssl
 from tests.psad_tf.serving.tiny_models import scale_request
 
-ONCE = CallPolicy(timeout=20, retries=0, fallback=False)
+ONCE = CallPolicy(timeout=20, fallback=False)
 
 
 class Pair(NamedTuple):
@@ -90,7 +86,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 def ask(server: EmbeddedServer, tls: Tls | None) -> int:
     address = f"localhost:{server.port}"
-    with RerankClient(address, model=ModelChoice("scale"), policy=ONCE, tls=tls) as client:
+    with RerankClient(address, model=ModelChoice("scale"), policy=ONCE, tls=tls, max_attempts=1) as client:
         return client.predict(scale_request()).model_spec.version.value
 
 
@@ -117,21 +113,6 @@ def test_mutual_tls_answers_only_clients_with_a_certificate(
         assert ask(server, mine) == 2
         with pytest.raises(RerankError):
             ask(server, Tls(certificates.ca))
-
-
-def test_rest_is_under_tls_too(models: pathlib.Path, certificates: Certificates) -> None:
-    with EmbeddedServer.of_model("scale", models, settings(certificates.mutual_config)) as server:
-        context = ssl.create_default_context(cafile=certificates.ca)
-        context.load_cert_chain(certificates.client_certificate, certificates.client_key)
-        connection = http.client.HTTPSConnection("localhost", server.rest_port, timeout=20, context=context)
-        connection.request("GET", "/v1/models/scale")
-        assert connection.getresponse().status == 200
-        connection.close()
-        plain = http.client.HTTPConnection("localhost", server.rest_port, timeout=20)
-        with pytest.raises((OSError, http.client.HTTPException)):
-            plain.request("GET", "/v1/models/scale")
-            plain.getresponse()
-        plain.close()
 
 
 @pytest.mark.parametrize(

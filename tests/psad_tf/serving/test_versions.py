@@ -12,14 +12,13 @@ from google.protobuf import text_format
 from tensorflow_serving.apis import model_management_pb2
 
 from psad_tf.errors import InputError
-from psad_tf.serving.loader import write_files_list
-from psad_tf.serving.manager import AVAILABLE, END
-from psad_tf.serving.server import EmbeddedServer
-from psad_tf.serving.settings import ServerSettings, single_model_config
-from psad_tf.serving.status import ServingError
+from psad_tf.serving.server import EmbeddedServer, ServerSettings, single_model_config
+from psad_tf.serving.server.manager import AVAILABLE, END
+from psad_tf.serving.server.status import ServingError
+from psad_tf.serving.version_files import write_files_list
 from tests.psad_tf.serving.tiny_models import scale_request, write_model
 
-QUIET = ServerSettings(rest_api_port=None, file_system_poll_wait_seconds=0, drain_seconds=5.0)
+QUIET = ServerSettings(file_system_poll_wait_seconds=0, drain_seconds=5.0)
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def test_a_new_version_takes_over_and_the_old_one_ends(
 
 
 def test_the_base_path_is_watched(base: pathlib.Path, models: pathlib.Path) -> None:
-    settings = ServerSettings(rest_api_port=None, file_system_poll_wait_seconds=0.05)
+    settings = ServerSettings(file_system_poll_wait_seconds=0.05)
     with EmbeddedServer.of_model("scale", base, settings) as server:
         add_version(base, models, 2)
         assert server.manager.wait_until(lambda manager: 2 in states(server) and answering(server) == 2, 30)
@@ -184,7 +183,7 @@ def test_a_label_on_a_version_that_is_not_loaded_is_refused_unless_allowed(
         running.manager.configure(config(base, "", {"stable": 7}))
     assert raised.value.code is grpc.StatusCode.FAILED_PRECONDITION and answering(running) == 1
     allowing = ServerSettings(
-        rest_api_port=None, file_system_poll_wait_seconds=0, allow_version_labels_for_unavailable_models=True
+        file_system_poll_wait_seconds=0, allow_version_labels_for_unavailable_models=True
     )
     with EmbeddedServer(config(base, "", {"stable": 7}), allowing) as server:
         assert answering(server) == 1
@@ -203,9 +202,7 @@ def test_an_edited_configuration_file_is_taken_over_and_a_broken_one_is_not(
     add_version(base, models, 2)
     file = tmp_path / "models.config"
     file.write_text(text_format.MessageToString(config(base, "specific { versions: 1 }")))
-    settings = ServerSettings(
-        rest_api_port=None, file_system_poll_wait_seconds=0, model_config_file_poll_wait_seconds=0.05
-    )
+    settings = ServerSettings(file_system_poll_wait_seconds=0, model_config_file_poll_wait_seconds=0.05)
     with EmbeddedServer(file, settings) as server:
         assert answering(server) == 1
         file.write_text("model_config_list {")
@@ -261,7 +258,7 @@ def test_a_failing_warm_up_record_keeps_a_version_out(
 def test_twenty_swaps_under_load_fail_no_request(base: pathlib.Path, models: pathlib.Path) -> None:
     from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-    settings = ServerSettings(rest_api_port=None, file_system_poll_wait_seconds=0)
+    settings = ServerSettings(file_system_poll_wait_seconds=0)
     with EmbeddedServer.of_model("scale", base, settings) as server:
         ended = threading.Event()
         failures: list[str] = []

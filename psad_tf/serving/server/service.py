@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,10 +15,10 @@ from tensorflow_serving.apis import (
     predict_pb2,
 )
 
-from psad_tf.serving.loader import DEFAULT_SIGNATURE
-from psad_tf.serving.manager import ModelManager, VersionState
-from psad_tf.serving.metrics import Metrics
-from psad_tf.serving.status import ServingError, invalid_argument, not_found
+from psad_tf.serving.contract import SERVING_DEFAULT
+from psad_tf.serving.server.manager import ModelManager, VersionState
+from psad_tf.serving.server.metrics import Metrics
+from psad_tf.serving.server.status import ServingError, invalid_argument, not_found
 
 _log = logging.getLogger(__name__)
 _SIGNATURE_DEF = "signature_def"
@@ -37,28 +36,21 @@ class ServingService:
     def __init__(self, manager: ModelManager, metrics: Metrics) -> None:
         self.manager = manager
         self.metrics = metrics
-        self._started = self._ended = 0
-        self._lock = threading.Lock()
-        metrics.gauge("in_flight", lambda: self._started - self._ended)
 
-    def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-        """PredictionService.Predict."""
+    def predict(
+        self, request: predict_pb2.PredictRequest, check_wanted: Callable[[], None] = lambda: None
+    ) -> predict_pb2.PredictResponse:
+        """PredictionService.Predict; `check_wanted` raises when nobody waits for the answer any more."""
         spec = request.model_spec
         with self.manager.using(spec) as loaded:
             signature = loaded.signature(spec.signature_name)
             start = time.perf_counter()
-            outputs = signature.run(request.inputs, request.output_filter)
-            self.metrics.observe(
-                "runtime_latency",
-                1e6 * (time.perf_counter() - start),
-                model_name=loaded.model,
-                API="Predict",
-                runtime="TF2",
-            )
+            outputs = signature.run(request.inputs, request.output_filter, check_wanted)
+            self.metrics.runtime(loaded.model, time.perf_counter() - start)
             response = predict_pb2.PredictResponse()
             response.model_spec.name = loaded.model
             response.model_spec.version.value = loaded.version
-            response.model_spec.signature_name = spec.signature_name or DEFAULT_SIGNATURE
+            response.model_spec.signature_name = spec.signature_name or SERVING_DEFAULT
         for alias, tensor in outputs.items():
             response.outputs[alias].CopyFrom(tensor)
         return response
@@ -121,30 +113,31 @@ class ServingService:
         self, request: model_management_pb2.ReloadConfigRequest
     ) -> model_management_pb2.ReloadConfigResponse:
         """ModelService.HandleReloadConfigRequest."""
-        self.manager.configure(request.config)
+        try:
+            self.manager.configure(request.config)
+        except ServingError as error:
+            _log.error("a configuration was not taken over: %s", error.detail)
+            raise
         return model_management_pb2.ReloadConfigResponse()
 
-    def measured(self, model: str, api: str, entry_point: str, answer: Callable[[], _Answer]) -> _Answer:
+    def measured(self, model: str, api: str, answer: Callable[[], _Answer]) -> _Answer:
         """Runs one request and counts it; anything unforeseen becomes INTERNAL without details.
 
         Raises:
             ServingError: The request cannot be answered.
         """
         known = model if model in self.manager.models else "unknown"  # bounds the number of time series
-        with self._lock:
-            self._started += 1
         start = time.perf_counter()
         status = "OK"
-        try:
-            return answer()
-        except ServingError as error:
-            status = error.code.name
-            raise
-        except Exception:
-            status = grpc.StatusCode.INTERNAL.name
-            _log.exception("a request failed")
-            raise ServingError(grpc.StatusCode.INTERNAL, "internal error") from None
-        finally:
-            with self._lock:
-                self._ended += 1
-            self.metrics.request(known, status, api, entry_point, 1e6 * (time.perf_counter() - start))
+        with self.metrics.in_flight.track_inprogress():
+            try:
+                return answer()
+            except ServingError as error:
+                status = error.code.name
+                raise
+            except Exception:
+                status = grpc.StatusCode.INTERNAL.name
+                _log.exception("a request failed")
+                raise ServingError(grpc.StatusCode.INTERNAL, "internal error") from None
+            finally:
+                self.metrics.request(known, status, api, time.perf_counter() - start)

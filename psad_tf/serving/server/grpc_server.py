@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,9 @@ from grpc_reflection.v1alpha import reflection
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from psad_tf.errors import InputError
-from psad_tf.serving.service import ServingService
-from psad_tf.serving.settings import ServerSettings
-from psad_tf.serving.status import ServingError
+from psad_tf.serving.server.service import ServingService
+from psad_tf.serving.server.settings import ServerSettings
+from psad_tf.serving.server.status import ServingError
 
 _PREDICTION = "tensorflow.serving.PredictionService"
 _MODEL = "tensorflow.serving.ModelService"
@@ -35,7 +36,10 @@ class _Prediction(prediction_service_pb2_grpc.PredictionServiceServicer):
         self._service = service
 
     def Predict(self, request: Any, context: Any) -> Any:
-        return _answer(self._service, "predict", request, context, lambda: self._service.predict(request))
+        wanted = functools.partial(_check_wanted, context)
+        return _answer(
+            self._service, "predict", request, context, lambda: self._service.predict(request, wanted)
+        )
 
     def GetModelMetadata(self, request: Any, context: Any) -> Any:
         return _answer(
@@ -56,18 +60,29 @@ class _Model(model_service_pb2_grpc.ModelServiceServicer):
         return _answer(self._service, "reload_config", None, context, lambda: self._service.reload(request))
 
 
+def _check_wanted(context: Any) -> None:
+    """Stops the work on a call whose caller has gone or whose deadline has passed.
+
+    Raises:
+        ServingError: DEADLINE_EXCEEDED or CANCELLED.
+    """
+    remaining = context.time_remaining()
+    if remaining is not None and remaining <= 0:
+        raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+    if not context.is_active():
+        raise ServingError(grpc.StatusCode.CANCELLED, "Cancelled")
+
+
 def _answer(service: ServingService, api: str, request: Any, context: Any, answer: Callable[[], Any]) -> Any:
-    """Runs one call; a call whose deadline passed while it waited for a thread is not worked on."""
+    """Runs one call, unless its deadline passed while it waited for a thread."""
 
     def in_time() -> Any:
-        remaining = context.time_remaining()
-        if remaining is not None and remaining <= 0:
-            raise ServingError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
+        _check_wanted(context)
         return answer()
 
     model = request.model_spec.name if request is not None else ""
     try:
-        return service.measured(model, api, "GRPC", in_time)
+        return service.measured(model, api, in_time)
     except ServingError as error:
         return context.abort(error.code, error.message)
 
@@ -118,9 +133,9 @@ class GrpcServer:
             raise InputError(f"{address}: cannot be listened on (is the port taken?)")
 
     def start(self) -> None:
-        """Starts answering."""
+        """Starts answering; health is NOT_SERVING until `set_health`."""
+        self.set_health(False)
         self._server.start()
-        self.set_health(True)
 
     def set_health(self, serving: bool) -> None:
         """What the health service says, of the whole server and of each service."""
@@ -130,9 +145,12 @@ class GrpcServer:
         for name in ("", _PREDICTION, _MODEL):
             self._health.set(name, state)
 
+    def end_health(self) -> None:
+        """Health is NOT_SERVING from now on, whatever is set later."""
+        self._health.enter_graceful_shutdown()
+
     def stop(self, grace: float) -> None:
         """Takes no new requests, and ends when the running ones have, at the latest after `grace` seconds."""
-        self._health.enter_graceful_shutdown()
         self._server.stop(grace).wait()
         self._pool.shutdown(wait=False, cancel_futures=True)
 

@@ -25,8 +25,7 @@ from psad_tf.features import (
     REQUEST_ID,
     USER_ID,
 )
-
-BLOCKED = "blocked"
+from psad_tf.serving.contract import BLOCKED
 
 Value = str | float | Sequence[str] | None
 

@@ -1,4 +1,7 @@
-"""Errors of the server: one status code and one safe line, as TensorFlow Serving words them."""
+"""Errors of the server: one status code and one line, as TensorFlow Serving words them.
+
+What a caller is told has no path in it; what the log says keeps the paths.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import re
 
 import grpc
 
-LONGEST_MESSAGE = 400
+MAX_MESSAGE = 400
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _NODE = re.compile(r"\{\{[^{}]*\}\}\s*")
 _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[/\\][\w.@+\- ]*\w){2,}[/\\]?")
 # What TensorFlow puts in front of an error from inside a function.
-_NOISE = re.compile(r"Graph execution error|Detected at node|  File |<stack traces unavailable>|\t ?\[\[")
+_NOISE = re.compile(r"Graph execution error|Detected at node|\d+ root error|  File |<stack traces|\s*\[\[")
+_NUMBERED = re.compile(r"^\s*\(\d+\) [A-Z_ ]+: ")
 _BATCH_QUEUE_FULL = "batch scheduling queue"
 
 
@@ -22,12 +26,14 @@ class ServingError(Exception):
     Args:
         code: The gRPC status code.
         message: What the caller is told.
+        detail: What the log says; the message if empty.
     """
 
-    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+    def __init__(self, code: grpc.StatusCode, message: str, detail: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.detail = detail or message
 
 
 def invalid_argument(message: str) -> ServingError:
@@ -45,16 +51,24 @@ def failed_precondition(message: str) -> ServingError:
     return ServingError(grpc.StatusCode.FAILED_PRECONDITION, message)
 
 
-def safe_line(message: str) -> str:
-    """The first line of a message that says something, without graph nodes and file paths, cut short.
+def reason(message: str) -> str:
+    """The line of an error's message that says what is wrong, without graph nodes, cut short.
 
-    >>> safe_line("{{function_node f}} cannot read /srv/models/1/variables: gone\\nTraceback ...")
-    'cannot read <path>: gone'
+    >>> reason("Graph execution error:\\n\\nDetected at node f\\n{{node f}} /srv/m/1/v: checksum differs")
+    '/srv/m/1/v: checksum differs'
     """
     lines = (line for line in message.splitlines() if line.strip() and not _NOISE.match(line))
-    line = next(lines, "")
-    line = _PATH.sub("<path>", _NODE.sub("", line)).strip()
-    return line if len(line) <= LONGEST_MESSAGE else line[:LONGEST_MESSAGE] + "..."
+    line = _NODE.sub("", _NUMBERED.sub("", next(lines, ""))).strip()
+    return line if len(line) <= MAX_MESSAGE else line[:MAX_MESSAGE] + "..."
+
+
+def safe_reason(message: str) -> str:
+    """`reason` without file paths.
+
+    >>> safe_reason("{{function_node f}} cannot read /srv/models/1/variables: gone\\nTraceback ...")
+    'cannot read <path>: gone'
+    """
+    return _PATH.sub("<path>", reason(message))
 
 
 def from_tensorflow(code: int, message: str) -> ServingError:
@@ -66,4 +80,4 @@ def from_tensorflow(code: int, message: str) -> ServingError:
     status = _CODES.get(code, grpc.StatusCode.UNKNOWN)
     if _BATCH_QUEUE_FULL in message:
         status = grpc.StatusCode.RESOURCE_EXHAUSTED
-    return ServingError(status, safe_line(message))
+    return ServingError(status, safe_reason(message), reason(message))

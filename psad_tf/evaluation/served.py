@@ -14,11 +14,8 @@ from psad_tf.data.list_folder import read_serialized
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
 from psad_tf.features import REQUEST_ID
-from psad_tf.serving.client import RerankClient
-from psad_tf.serving.connection import ModelChoice
-from psad_tf.serving.policy import CallPolicy
-from psad_tf.serving.server import EmbeddedServer
-from psad_tf.serving.settings import single_model_config
+from psad_tf.serving.client import CallPolicy, ModelChoice, RerankClient
+from psad_tf.serving.server import EmbeddedServer, single_model_config
 from psad_tf.training.run_folder import load_reranker
 
 _PATIENT = CallPolicy(timeout=30.0, fallback=False)

@@ -1,0 +1,140 @@
+"""The client for asyncio programs; behaves as `psad_tf.serving.client.RerankClient`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator, Sequence
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+from psad_tf.serving.client.channel import MAX_ATTEMPTS, Tls, channel_options
+from psad_tf.serving.client.conversation import Call, Conversation, ModelChoice
+from psad_tf.serving.client.policy import CallPolicy, RerankError, deadline_exceeded
+from psad_tf.serving.client.ranking import Ranking
+from psad_tf.serving.client.requests import RerankRequest
+
+_DEFAULT_POLICY = CallPolicy()
+_DEFAULT_MODEL = ModelChoice()
+_Result = TypeVar("_Result")
+
+
+class AsyncRerankClient:
+    """Asks a server for rankings; make it and use it in one event loop.
+
+    Args:
+        address: host:port of the server's gRPC API.
+        model: Which model and version.
+        policy: Deadline, hedging, fallback; a call may bring its own.
+        tls: Certificates; None connects in plain text.
+        max_attempts: Attempts of one call, 1 to 5, while the server is UNAVAILABLE.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        model: ModelChoice = _DEFAULT_MODEL,
+        policy: CallPolicy = _DEFAULT_POLICY,
+        tls: Tls | None = None,
+        max_attempts: int = MAX_ATTEMPTS,
+    ) -> None:
+        self.model = model
+        self.policy = policy
+        options = channel_options(max_attempts)
+        self._channel = (
+            grpc.aio.insecure_channel(address, options)
+            if tls is None
+            else grpc.aio.secure_channel(address, tls.credentials(), options)
+        )
+        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._conversation = Conversation(model)
+
+    async def rerank(
+        self, request: RerankRequest, *, top: int | None = None, policy: CallPolicy | None = None
+    ) -> Ranking:
+        """Ranks one list; see `RerankClient.rerank`."""
+        return (await self.rerank_many([request], top=top, policy=policy))[0]
+
+    async def rerank_many(
+        self, requests: Sequence[RerankRequest], *, top: int | None = None, policy: CallPolicy | None = None
+    ) -> list[Ranking]:
+        """Ranks several lists in one call."""
+        if not requests:
+            return []
+        policy = policy or self.policy
+        return await self._drive(self._conversation.rerank(requests, top, policy.fallback), policy)
+
+    async def predict(
+        self, request: predict_pb2.PredictRequest, *, policy: CallPolicy | None = None
+    ) -> predict_pb2.PredictResponse:
+        """Sends a ready PredictRequest; see `RerankClient.predict`."""
+        policy = policy or self.policy
+        return await self._send(Call("Predict", request), policy, time.monotonic() + policy.timeout)
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncRerankClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _drive(self, steps: Generator[Call, Any, _Result], policy: CallPolicy) -> _Result:
+        """Makes the calls that a conversation asks for, all within one deadline."""
+        deadline = time.monotonic() + policy.timeout
+        try:
+            call = next(steps)
+            while True:
+                try:
+                    answer = await self._send(call, policy, deadline)
+                except RerankError as error:
+                    call = steps.throw(error)
+                else:
+                    call = steps.send(answer)
+        except StopIteration as done:
+            result: _Result = done.value
+            return result
+
+    async def _send(self, call: Call, policy: CallPolicy, deadline: float) -> Any:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise deadline_exceeded()
+        method = getattr(self._stub, call.method)
+        try:
+            # The deadline is kept here too: a transport that notices it late does not make the caller late.
+            async with asyncio.timeout(remaining):
+                return await _first_answer(
+                    lambda: method(call.message, timeout=max(deadline - time.monotonic(), 0.0)),
+                    policy.hedge_after,
+                )
+        except TimeoutError:
+            raise deadline_exceeded() from None
+        except grpc.aio.AioRpcError as error:
+            raise RerankError(error.code(), error.details() or "") from None
+
+
+async def _first_answer(start: Callable[[], Any], hedge_after: float | None) -> Any:
+    """The first good answer of one call and, if that is slow, a second one like it."""
+
+    async def call() -> Any:
+        return await start()
+
+    pending = {asyncio.ensure_future(call())}
+    try:
+        done, _ = await asyncio.wait(pending, timeout=hedge_after)
+        if not done:
+            pending.add(asyncio.ensure_future(call()))
+        while True:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            good = [task for task in done if task.exception() is None]
+            if good or not pending:
+                return (good or list(done))[0].result()
+    finally:
+        for task in pending:
+            task.cancel()
