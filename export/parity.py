@@ -19,7 +19,14 @@ from psad_tf.export.inspect import folder_bytes
 from psad_tf.export.warmup import raw_tensors
 from psad_tf.features import RELEVANCE
 from psad_tf.metrics import per_list_metrics
-from psad_tf.serving.contract import BLOCKED, EXAMPLES, RERANK_EXAMPLES, RERANK_MASKED, SERVING_DEFAULT
+from psad_tf.serving.contract import (
+    BLOCKED,
+    EXAMPLES,
+    PADDING_POSITION,
+    RERANK_EXAMPLES,
+    RERANK_MASKED,
+    SERVING_DEFAULT,
+)
 from psad_tf.training.run_folder import load_reranker
 
 TOLERANCE = 1e-5
@@ -159,7 +166,8 @@ def _mean(parts: list[np.ndarray]) -> float:
 def _same_order(ranking: np.ndarray, scores: np.ndarray) -> int:
     """Lists whose ranking puts the in-process scores in descending order."""
     best = -np.sort(-scores, axis=1)[:, : ranking.shape[1]]
-    return int(np.sum(np.all(np.take_along_axis(scores, ranking, 1) == best, axis=1)))
+    ranked = np.take_along_axis(scores, np.maximum(ranking, 0), 1)
+    return int(np.sum(np.all((ranked == best) | (ranking == PADDING_POSITION), axis=1)))
 
 
 def _inputs(name: str, lists: Sequence[bytes], declaration: Any) -> dict[str, tf.Tensor]:

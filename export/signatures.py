@@ -25,6 +25,7 @@ from psad_tf.features import (
     ITEM_ID,
     NEGATIVE,
     RELEVANCE,
+    SHOWN_POSITION,
     FeatureDeclaration,
 )
 from psad_tf.layers.attention import LARGE_NEGATIVE
@@ -157,7 +158,7 @@ class ServingModule(tf.Module):
         candidate = {
             name: feature
             for name, feature in candidate_spec(self._declaration).items()
-            if name not in (RELEVANCE, NEGATIVE)
+            if name not in (RELEVANCE, NEGATIVE, SHOWN_POSITION)
         }
         candidate[BLOCKED] = tf.io.FixedLenFeature([], tf.int64, 0)
         raw = parse_examples(examples, context_spec(self._declaration), candidate, self.limits)

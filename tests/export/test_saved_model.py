@@ -14,7 +14,7 @@ from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
 from psad_tf.export.inspect import summarize
 from psad_tf.export.saved_model import export_saved_model
-from psad_tf.export.signatures import GraphOptions, raw_specs
+from psad_tf.export.signatures import GraphOptions, limits_of, raw_specs
 from psad_tf.export.versions import next_version
 from psad_tf.export.warmup import BATCH_SIZES, raw_tensors
 from psad_tf.serving.contract import WARMUP_FILE
@@ -110,15 +110,17 @@ def test_inputs_are_named_as_on_the_wire(signatures: Any) -> None:
     assert {"item_id", "history_item_id", "history_age_seconds", "initial_rank", "age"} <= names
 
 
-def test_ranking_is_best_first_and_padding_is_last(signatures: Any) -> None:
+def test_ranking_is_best_first_and_nothing_stands_past_a_lists_end(signatures: Any) -> None:
     answer = by_examples(signatures, LISTS)  # of 6 and 9 candidates
-    scores, ranking = answer["scores"], answer["ranking"]
-    assert ranking.dtype == np.int32
-    assert np.all(np.diff(np.take_along_axis(scores, ranking, 1), axis=1) <= 0)
-    assert sorted(ranking[0]) == list(range(9)) and set(ranking[0, 6:]) == {6, 7, 8}
+    assert answer["ranking"].dtype == np.int32 and answer["length"].tolist() == [6, 9]
     item_ids = raw_tensors(LISTS, DECLARATION)["item_id"][..., 0]
-    np.testing.assert_array_equal(answer["item_ids"], np.take_along_axis(item_ids, ranking, 1))
-    assert list(answer["item_ids"][0, 6:]) == [b""] * 3
+    for row, length in enumerate(answer["length"]):
+        ranking = answer["ranking"][row, :length]
+        assert sorted(ranking) == list(range(length))
+        assert np.all(np.diff(answer["scores"][row, ranking]) <= 0)
+        assert list(answer["item_ids"][row, :length]) == list(item_ids[row, ranking])
+        # Nothing past a list's end can be taken for a candidate.
+        assert set(answer["ranking"][row, length:]) <= {-1} and set(answer["item_ids"][row, length:]) <= {b""}
 
 
 def test_a_list_alone_and_in_a_batch_has_the_same_scores(signatures: Any) -> None:
@@ -193,7 +195,9 @@ def test_the_graph_parses_serialized_lists_as_training_does() -> None:
     bare = input_pb2.ExampleListWithContext()
     bare.examples.add()
     lists = tf.constant([*LISTS, bare.SerializeToString(), b""])
-    found = parse_examples(lists, context_spec(DECLARATION), candidate_spec(DECLARATION), 12)
+    found = parse_examples(
+        lists, context_spec(DECLARATION), candidate_spec(DECLARATION), limits_of(DECLARATION)
+    )
     for name, values in parse_lists(lists, DECLARATION).items():
         if name.startswith("history_"):  # cut and padded to the declared length later
             values = values[:, : found[name].shape[1]]

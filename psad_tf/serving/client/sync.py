@@ -190,7 +190,7 @@ def first_answer(start: Callable[[], Any], hedge_after: float | None, deadline: 
             try:
                 return call.result()
             except grpc.RpcError as failure:
-                error = RerankError(failure.code(), failure.details() or "")  # type: ignore[attr-defined]
+                error = RerankError(failure.code(), failure.details() or "")
             failed += 1
             if failed == len(calls):
                 raise error
