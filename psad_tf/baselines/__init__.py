@@ -9,13 +9,14 @@ from __future__ import annotations
 from psad_tf.baselines.base import Baseline
 from psad_tf.baselines.dlcm import DLCM
 from psad_tf.baselines.nar4rec import NAR4Rec
-from psad_tf.baselines.pointwise import PointwiseDNN
+from psad_tf.baselines.pointwise import DebiasedPointwiseDNN, PointwiseDNN
 from psad_tf.baselines.prm import PRM
 from psad_tf.baselines.seq2slate import Seq2Slate
 from psad_tf.baselines.setrank import SetRank
 
 NEURAL_BASELINES: dict[str, type[Baseline]] = {
     "pointwise": PointwiseDNN,
+    "pointwise_debiased": DebiasedPointwiseDNN,
     "dlcm": DLCM,
     "prm": PRM,
     "setrank": SetRank,

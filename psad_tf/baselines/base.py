@@ -9,7 +9,7 @@ import tensorflow as tf
 from psad_tf import losses
 from psad_tf.baselines.inputs import CandidateInputs
 from psad_tf.config import TrainConfig
-from psad_tf.features import INITIAL_RANK, FeatureDeclaration
+from psad_tf.features import INITIAL_RANK, SHOWN_POSITION, FeatureDeclaration
 from psad_tf.layers.attention import LARGE_NEGATIVE
 from psad_tf.layers.dropout import hashed_uniform
 
@@ -18,9 +18,10 @@ class Baseline(tf.keras.Model):
     """A reranker that trains on encoded lists and gives one score a candidate.
 
     A subclass is a scorer, which overrides `scores` and inherits the listwise softmax loss, or a
-    generator, which overrides `list_loss` and `rank`. Widths, layers, heads, dropout, optimizer and data
-    are read from the same `TrainConfig` as PSAD's: `model.teacher` has the transformer's sizes and the
-    number of slots, `model.student` the widths of scoring layers.
+    generator, which overrides `list_loss` and `rank`. Losses are over the candidates that were shown: the
+    others have no label, and are scored like any other when a list is ranked. Widths, layers, heads, dropout,
+    optimizer and data are read from the same `TrainConfig` as PSAD's: `model.teacher` has the transformer's
+    sizes and the number of slots, `model.student` the widths of scoring layers.
 
     Not done here: mixed precision, distillation.
 
@@ -63,14 +64,14 @@ class Baseline(tf.keras.Model):
         """The loss of a batch: `losses.listwise_loss` unless overridden.
 
         Args:
-            batch: Encoded tensors with `labels` and `negatives`.
+            batch: Encoded tensors with `labels`, `negatives` and `shown_position`.
             seed: int32 [2], turns dropout on.
             ties: float32 [batch, n] in [0, 1), orders equal labels where a list is needed.
 
         Returns:
             A float32 scalar.
         """
-        return losses.listwise_loss(self.scores(batch, seed), batch["labels"], batch["mask"])
+        return losses.listwise_loss(self.scores(batch, seed), batch["labels"], was_shown(batch))
 
     def call(self, encoded: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The same as `rank`."""
@@ -92,6 +93,11 @@ class Baseline(tf.keras.Model):
         self.optimizer.apply_gradients(pairs)
         self.step.assign_add(1)
         return {"loss": loss}
+
+
+def was_shown(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Which candidates have a label, bool [batch, n]."""
+    return batch[SHOWN_POSITION] >= 0
 
 
 def by_initial_rank(encoded: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:

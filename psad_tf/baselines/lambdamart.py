@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from psad_tf.errors import InputError
-from psad_tf.features import HISTORY_PREFIX, INITIAL_RANK, ITEM_ID, FeatureDeclaration
+from psad_tf.features import HISTORY_PREFIX, INITIAL_RANK, ITEM_ID, SHOWN_POSITION, FeatureDeclaration
 from psad_tf.layers.attention import LARGE_NEGATIVE
 
 RECENT = 5
@@ -50,6 +50,7 @@ class LambdaMART:
     The features of a candidate (`tabular_features`) are all dense ones, the initial rank, the same dense
     ones relative to the list, categorical attributes as categories or value counts, and how candidate
     attributes match the history's; ids of users and items are left out, as trees only memorize them.
+    Features look at all candidates; training groups hold those that were shown, as the others have no label.
 
     Args:
         declaration: The features.
@@ -77,7 +78,7 @@ class LambdaMART:
         """Trains with early stopping.
 
         Args:
-            training: Encoded batches with `labels`.
+            training: Encoded batches with `labels` and `shown_position`.
             validation: The same, held out.
 
         Returns:
@@ -130,10 +131,10 @@ class LambdaMART:
         categories: list[int] = []
         for batch in batches:
             features, categories = tabular_features(batch, self.declaration, self.vocabulary_sizes)
-            mask = np.asarray(batch["mask"])
-            rows.append(features[mask])
-            labels.append(np.asarray(batch["labels"])[mask])
-            groups.append(mask.sum(1))
+            shown = np.asarray(batch[SHOWN_POSITION]) >= 0
+            rows.append(features[shown])
+            labels.append(np.asarray(batch["labels"])[shown])
+            groups.append(shown.sum(1))
         return lightgbm.Dataset(
             np.concatenate(rows),
             label=np.concatenate(labels),

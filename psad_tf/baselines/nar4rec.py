@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from psad_tf import losses
-from psad_tf.baselines.base import Baseline
+from psad_tf.baselines.base import Baseline, was_shown
 from psad_tf.config import TrainConfig
 from psad_tf.decoding.blocks import ranking_scores
 from psad_tf.features import FeatureDeclaration
@@ -69,14 +69,14 @@ class NAR4Rec(Baseline):
         )
 
     def list_loss(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor | None, ties: tf.Tensor) -> tf.Tensor:
-        labels, mask = batch["labels"], batch["mask"]
+        labels, shown = batch["labels"], was_shown(batch)
         _, logits = self.match(batch, seed)
         slots = logits.shape[1]
-        best = losses.ideal_order(labels, mask, ties, slots)
-        available = losses.slot_availability(best, mask, slots)
+        best = losses.ideal_order(labels, shown, ties, slots)
+        available = losses.slot_availability(best, shown, slots)
         targets, weights = losses.slot_targets(labels, available, best)
         likelihood = losses.slot_cross_entropy(logits, available, targets, weights)
-        worst = losses.ideal_order(tf.reduce_max(labels, -1, keepdims=True) - labels, mask, ties, slots)
+        worst = losses.ideal_order(tf.reduce_max(labels, -1, keepdims=True) - labels, shown, ties, slots)
         avoided, _ = losses.slot_targets(labels, available, worst)
         grades = [tf.gather(labels, tf.maximum(order, 0), batch_dims=1) for order in (best, worst)]
         worse = tf.where(grades[1] < grades[0], weights, 0.0)  # [batch, slots]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from psad_tf import losses
-from psad_tf.baselines.base import Baseline, by_initial_rank
+from psad_tf.baselines.base import Baseline, by_initial_rank, was_shown
 from psad_tf.config import TrainConfig
 from psad_tf.decoding.blocks import ranking_scores
 from psad_tf.features import FeatureDeclaration
@@ -21,8 +21,9 @@ class Seq2Slate(Baseline):
     e_i = LSTM over the initial order;  d_l = LSTM(d_{l-1}, e of the candidate at slot l - 1);
     p(i | slots before l) = softmax_i(v . tanh(W_e e_i + W_d d_l)) over the unchosen candidates.
 
-    Trained with supervision: teacher forcing on the ideal list, with the same slot-wise cross-entropy as
-    PSAD's teacher (equals interchangeable). Decoding is greedy, one slot a step.
+    Trained with supervision: teacher forcing on the ideal list of what was shown, with the slot-wise
+    cross-entropy of PSAD's policy head (equals interchangeable), the pointer's softmax over the shown
+    candidates alone. The encoder reads all candidates, shown or not. Decoding is greedy, one slot a step.
 
     Args:
         declaration: The features.
@@ -46,13 +47,13 @@ class Seq2Slate(Baseline):
         self.start = self.add_weight("start", shape=(self.dim,), initializer="zeros")
 
     def list_loss(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor | None, ties: tf.Tensor) -> tf.Tensor:
-        labels, mask = batch["labels"], batch["mask"]
+        labels, mask, shown = batch["labels"], batch["mask"], was_shown(batch)
         items, state = self._read(batch, seed)
-        order = losses.ideal_order(labels, mask, ties, self._slots(mask))
+        order = losses.ideal_order(labels, shown, ties, self._slots(mask))
         before = tf.gather(items, tf.maximum(order[:, :-1], 0), batch_dims=1)
         states = self.writer(tf.concat([self._first(mask)[:, tf.newaxis], before], 1), initial_state=state)
         logits = self._point(self.of_slot(states), self.of_candidate(items))
-        available = losses.slot_availability(order, mask, 1)
+        available = losses.slot_availability(order, shown, 1)
         targets, weights = losses.slot_targets(labels, available, order)
         return losses.slot_cross_entropy(logits, available, targets, weights)
 

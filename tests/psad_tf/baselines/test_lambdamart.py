@@ -60,6 +60,27 @@ def test_the_trees_learn_the_order_of_a_feature():
     assert (scores[~mask] < scores[mask].min()).all()
 
 
+def test_what_was_not_shown_is_in_no_training_group():
+    batches = []
+    for seed in (1, 2):
+        batch = tiny.batch(64, 6, seed=seed)
+        shown = np.arange(6) % 2 == 0
+        batch["shown_position"] = tf.constant(
+            np.tile(np.where(shown, np.arange(6) // 2, -1), (64, 1)), tf.int32
+        )
+        batch["labels"] = tf.where(shown, batch["labels"], 0.0)
+        batches.append(batch)
+    model = LambdaMART(
+        _graded_declaration(), tiny.SIZES, LambdaMARTConfig(leaves=4, smallest_leaf=5, trees=5)
+    )
+    model.fit(batches[:1], batches[1:])
+    expected = model.rank(batches[0])
+    for batch in batches:
+        batch["labels"] = batch["labels"] + 2.0 * tf.cast(batch["shown_position"] < 0, tf.float32)
+    model.fit(batches[:1], batches[1:])
+    np.testing.assert_array_equal(model.rank(batches[0]), expected)
+
+
 def _graded_declaration():  # type: ignore[no-untyped-def]
     import dataclasses
 
