@@ -117,11 +117,14 @@ class EmbeddingConfig:
             (QR trick), whose memory grows with the square root of the vocabulary.
         compositional_above: With `compositional`, vocabularies up to this size keep a full table.
         dropout: Share of embeddings dropped whole in training, as if the value were missing.
+        unknown_rate: Share of values taken for unknown in training, so that the row of the values that no
+            vocabulary has learns what can be said of a new user or item.
     """
 
     kind: Literal["table", "compositional"] = "table"
     compositional_above: int = 100_000
     dropout: float = 0.0
+    unknown_rate: float = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,14 +188,18 @@ class DataConfig:
 
     Args:
         batch_size: Lists a step.
-        list_sizes: Padded list sizes, ascending; a list goes to the smallest that holds it.
+        list_sizes: Padded list sizes, ascending; a list goes to the smallest that holds it. Empty (the
+            default) chooses up to four from the lengths of the training lists.
+        long_lists: What happens to a training list longer than the largest of `list_sizes`: `error`, or
+            `truncate`, which trains on its first candidates. Metrics always count whole lists.
         shuffle_buffer_mib: Memory of the shuffle buffer; a batch at least is held.
         cache: Keep decoded lists in memory after the first epoch, if they fit in `cache_mib`.
         cache_mib: Memory for them; larger data sets are read from the files again every epoch.
     """
 
     batch_size: int = 64
-    list_sizes: tuple[int, ...] = (20,)
+    list_sizes: tuple[int, ...] = ()
+    long_lists: Literal["error", "truncate"] = "error"
     shuffle_buffer_mib: int = 64
     cache: bool = True
     cache_mib: int = 2048
@@ -276,6 +283,7 @@ def _check(config: TrainConfig) -> None:
         ("model.embedding_dim", model.embedding_dim, 1, 4096),
         ("model.dropout", model.dropout, 0.0, 0.95),
         ("model.embedding.dropout", model.embedding.dropout, 0.0, 0.95),
+        ("model.embedding.unknown_rate", model.embedding.unknown_rate, 0.0, 0.95),
         ("model.embedding.compositional_above", model.embedding.compositional_above, 0, 1e12),
         ("model.user_profile.position_bases", profile.position_bases, 1, 1024),
         ("model.user_profile.short_term_length", profile.short_term_length, 1, 10_000),
@@ -320,5 +328,10 @@ def _check(config: TrainConfig) -> None:
     if not model.student.hidden_dims or min(model.student.hidden_dims) < 1:
         raise InputError("model.student.hidden_dims: needs one positive width at least")
     sizes = config.data.list_sizes
-    if not sizes or min(sizes) < 1 or list(sizes) != sorted(set(sizes)):
+    if list(sizes) != sorted(set(sizes)) or any(size < 1 for size in sizes):
         raise InputError(f"data.list_sizes: {list(sizes)} is not a list of ascending positive sizes")
+    if sizes and sizes[0] < teacher.slots:
+        raise InputError(
+            f"data.list_sizes: {sizes[0]} is below model.teacher.slots, {teacher.slots}: every size must "
+            "hold the slots; raise the size, lower slots, or leave list_sizes out"
+        )

@@ -46,9 +46,14 @@ NEGATIVE = "negative"
 HISTORY_PREFIX = "history_"
 AGE_SECONDS = "age_seconds"
 
+# Ids of no value and of a value that the vocabulary lacks; the vocabulary's lines follow.
+PADDING_ID = 0
+UNKNOWN_ID = 1
+
 RESERVED = frozenset({REQUEST_ID, REQUEST_TIME, INITIAL_RANK, SHOWN_POSITION, RELEVANCE, NEGATIVE})
 SPLITS = ("train", "valid", "test")
 DECLARATION_VERSION = 1
+MAX_GRADE = 30  # the gain is 2^grade - 1, which float32 must hold beside small ones
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -330,5 +335,5 @@ def _check(declaration: FeatureDeclaration) -> None:
     if not declaration.label.grades:
         raise InputError("label.grades: at least one rule is needed")
     for rule in declaration.label.grades:
-        if rule.grade < 1:
-            raise InputError(f"label.grades: grade must be at least 1, got {rule.grade}")
+        if not 1 <= rule.grade <= MAX_GRADE:
+            raise InputError(f"label.grades: grade must be from 1 to {MAX_GRADE}, got {rule.grade}")

@@ -10,7 +10,6 @@ import tensorflow as tf
 
 from psad_tf.baselines.base import Baseline
 from psad_tf.data.batches import ListDataset
-from psad_tf.errors import InputError
 from psad_tf.evaluation.evaluate import Evaluator
 from psad_tf.training.optimizer import make_optimizer
 from psad_tf.training.run_folder import empty_batch
@@ -51,17 +50,10 @@ def train_baseline(
 
     Returns:
         How it went.
-
-    Raises:
-        InputError: There are fewer training lists than a batch holds.
     """
     config, started = model.config, time.perf_counter()
-    if training.count < config.data.batch_size:
-        raise InputError(
-            f"data.batch_size: {config.data.batch_size} is more than the {training.count} training lists"
-        )
     declaration = model.candidate_inputs.declaration
-    example = empty_batch(declaration, lists=1, candidates=config.data.list_sizes[0])
+    example = empty_batch(declaration, lists=1, candidates=config.model.teacher.slots)
     model(example)
     model.list_loss(example, None, tf.zeros_like(example["labels"]))
     model.compile(optimizer=make_optimizer(config.optimizer), jit_compile=config.jit_compile)

@@ -14,19 +14,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lists_dir", required=True, help="folder that 'psad preprocess' wrote")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="lists to rank")
     parser.add_argument("--output", default="", help="JSON file; left out: RUN/evaluation_<split>.json")
+    parser.add_argument(
+        "--convention",
+        choices=("psad", "librerank"),
+        default="psad",
+        help="of MAP@k and of lists without a positive label: librerank's, to compare with its tables",
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from psad_tf.evaluation.evaluate import evaluate_run
+    from psad_tf.evaluation.evaluate import evaluate_run, worse_than_initial
     from psad_tf.files import replaced_file
     from psad_tf.metrics import METRICS
+    from psad_tf.training.devices import silence_xla
 
-    means = evaluate_run(arguments.run_dir, arguments.lists_dir, arguments.split).means()
+    silence_xla()
+    print(f"Ranking the {arguments.split} lists ...", flush=True)
+    means = evaluate_run(
+        arguments.run_dir, arguments.lists_dir, arguments.split, arguments.convention
+    ).means()
     path = arguments.output or os.path.join(arguments.run_dir, f"evaluation_{arguments.split}.json")
     with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(means, file, indent=1)
         file.write("\n")
     print(format_table(means, METRICS))
+    if worse := worse_than_initial(means, arguments.split):
+        print(worse)
     print(f"Wrote {path}")
 
 

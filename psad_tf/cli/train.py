@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="gpu refuses to start without one; auto takes the GPUs there are",
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an unfinished run")
+    parser.add_argument("--resume", action="store_true", help="continue an unfinished run")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing or unfinished run")
     parser.add_argument(
         "--restarts",
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     declaration = load_declaration(arguments.features) if arguments.features else None
 
-    from psad_tf.training.devices import choose_device
+    from psad_tf.training.devices import choose_device, silence_xla
 
     choose_device(arguments.device)
     from psad_tf.training.distribution import WorkerLostError, split_cpu
@@ -58,6 +58,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     from psad_tf.training.trainer import train
 
+    if config.jit_compile and config.distribution == "none":
+        silence_xla()
     try:
         result = train(
             arguments.lists_dir,

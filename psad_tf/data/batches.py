@@ -9,12 +9,20 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Sequence
 
 import tensorflow as tf
 
 from psad_tf.config import DataConfig
 from psad_tf.data.encoder import FeatureEncoder
-from psad_tf.data.list_folder import load_manifest, read_serialized
+from psad_tf.data.list_folder import read_serialized
+from psad_tf.data.list_sizes import (
+    SplitLists,
+    batches_of_sizes,
+    evaluation_sizes,
+    scan_lists,
+    training_sizes,
+)
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
 from psad_tf.features import SHOWN_POSITION
@@ -23,6 +31,8 @@ _PARSE_BATCH = 256
 _BATCHES_AHEAD = 2
 _CORES = os.cpu_count() or 1
 _FILES_AT_ONCE = 8  # when training; fixed, since the order of the lists follows from it
+# What padding holds where it is not 0.
+_PADDING = {SHOWN_POSITION: -1}
 
 
 def decoded_lists(
@@ -34,14 +44,50 @@ def decoded_lists(
 ) -> tf.data.Dataset:
     """One encoded list an element (N is `list_size`, or the list's own length).
 
-    The order is that of `read_serialized`.
+    The order is that of `read_serialized`. Features of no columns (a declaration without dense features of
+    some part has them) are left out: TensorFlow 2.15.1 crashes in `unbatch` of tensors without elements.
+    `with_empty_features` puts them back.
     """
     parse = functools.partial(parse_lists, declaration=encoder.declaration, list_size=list_size)
+
+    def encode(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        encoded = encoder(parse(serialized))
+        return {key: value for key, value in encoded.items() if 0 not in value.shape[1:]}
+
     dataset = read_serialized(lists_dir, split, files_at_once).batch(_PARSE_BATCH)
-    dataset = dataset.map(
-        lambda serialized: encoder(parse(serialized)), num_parallel_calls=_CORES, deterministic=True
-    ).unbatch()
+    dataset = dataset.map(encode, num_parallel_calls=_CORES, deterministic=True).unbatch()
     return dataset if list_size is not None else dataset.map(_cut_padding)
+
+
+def with_empty_features(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Puts the dense features of no columns back into an encoded batch."""
+    for key, of in (("context_dense", None), ("history_dense", "history_mask"), ("candidate_dense", "mask")):
+        if key not in batch:
+            shape = tf.shape(batch["mask"])[:1] if of is None else tf.shape(batch[of])
+            batch[key] = tf.ensure_shape(
+                tf.zeros(tf.concat([shape, [0]], 0)),
+                [*(batch["mask"].shape[:1] if of is None else batch[of].shape), 0],
+            )
+    return batch
+
+
+def filled_batch(batch: dict[str, tf.Tensor], batch_size: int) -> dict[str, tf.Tensor]:
+    """Fills a smaller batch with empty lists (all padding), so that one compiled shape serves all.
+
+    An empty list is in no mean, neither of a loss nor of a metric.
+    """
+    missing = batch_size - tf.shape(batch["mask"])[0]
+    return {
+        key: tf.ensure_shape(
+            tf.pad(
+                value,
+                [[0, missing]] + [[0, 0]] * (value.shape.rank - 1),
+                constant_values=tf.cast(_PADDING.get(key, 0), value.dtype),
+            ),
+            [batch_size, *value.shape[1:]],
+        )
+        for key, value in batch.items()
+    }
 
 
 def _options() -> tf.data.Options:
@@ -72,32 +118,49 @@ class ListDataset:
         split: `train`, `valid` or `test`.
         encoder: Of the same folder.
         config: Batch size, padded sizes, shuffle buffer, cache.
+        training_slots: The teacher's slots, for lists to train on: `training_sizes` then chooses their
+            sizes, and cuts them where `config.long_lists` asks for it. None is for evaluation, which never
+            cuts a list (`evaluation_sizes`).
 
     Attributes:
+        lists: How long the split's lists are.
         count: Lists in the split.
+        sizes: Padded sizes.
         list_bytes: Memory of a decoded list, at most.
         shuffle_buffer: Lists in the shuffle buffer.
         cached: Whether decoded lists are kept in memory.
+
+    Raises:
+        InputError: The split has no lists, one cannot be read, or the sizes do not fit.
     """
 
     def __init__(
-        self, lists_dir: str | os.PathLike[str], split: str, encoder: FeatureEncoder, config: DataConfig
+        self,
+        lists_dir: str | os.PathLike[str],
+        split: str,
+        encoder: FeatureEncoder,
+        config: DataConfig,
+        training_slots: int | None = None,
     ) -> None:
         self.config = config
+        self.lists_dir = os.fspath(lists_dir)
         self.split = split
-        sizes = config.list_sizes
-        self.count = int(load_manifest(lists_dir)["lists"].get(split, 0))
-        if not self.count:
-            raise InputError(f"{os.fspath(lists_dir)}: the split {split!r} has no lists")
+        self.lists: SplitLists = scan_lists(lists_dir, split)
+        self.count = self.lists.count
+        self.sizes: Sequence[int] = (
+            evaluation_sizes(self.lists, config)
+            if training_slots is None
+            else training_sizes(self.lists, config, training_slots)
+        )
         lists = decoded_lists(
             lists_dir,
             split,
             encoder,
-            sizes[0] if len(sizes) == 1 else None,
+            self.sizes[0] if len(self.sizes) == 1 else None,
             _FILES_AT_ONCE if split == "train" else 1,
         )
         # Of several sizes a list keeps its own length until it is batched.
-        longest = sizes[0] if len(sizes) == 1 else encoder.declaration.max_candidates
+        longest = self.sizes[-1]
         self.list_bytes = sum(
             spec.dtype.size * math.prod(size or longest for size in spec.shape)
             for spec in lists.element_spec.values()
@@ -107,44 +170,56 @@ class ListDataset:
         buffer = max(config.batch_size, config.shuffle_buffer_mib * 2**20 // self.list_bytes)
         self.shuffle_buffer = min(buffer, self.count)
 
+    def check_positives(self) -> None:
+        """Refuses lists from which nothing can be learnt or measured.
+
+        Raises:
+            InputError: No list has a candidate with a label of 1 or more.
+        """
+        if not self.lists.with_positive:
+            raise InputError(
+                f"{self.lists_dir}: no list of the split {self.split!r} has a candidate with a label of 1 or "
+                "more, so nothing can be learnt or measured there; look at the declaration's label rules"
+            )
+
     def training_batches(self, seed: int, epoch: int) -> tf.data.Dataset:
-        """Shuffled whole batches of one epoch; the order is a function of `seed` and `epoch`."""
+        """The shuffled batches of one epoch, every list in one of them.
+
+        The order is a function of `seed` and `epoch`. The last batch of a size is filled up with empty
+        lists, so that every batch has the same number.
+        """
         lists = self._lists.shuffle(
             self.shuffle_buffer, seed=seed * 1_000_003 + epoch, reshuffle_each_iteration=False
         )
-        batches = self._batched(lists, drop_remainder=True).prefetch(_BATCHES_AHEAD)
+        batches = self._batched(lists).map(
+            lambda batch: filled_batch(batch, self.config.batch_size), deterministic=True
+        )
         options = _options()
         # Workers take their parts of every batch, not files of their own: the same batches for any number.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-        return batches.with_options(options)
+        return batches.prefetch(_BATCHES_AHEAD).with_options(options)
 
     def batches(self) -> tf.data.Dataset:
-        """All lists in file order; a last batch may be smaller."""
-        batches = self._batched(self._lists, drop_remainder=False).prefetch(_BATCHES_AHEAD)
-        return batches.with_options(_options())
+        """All lists in file order; the last batch of a size may be smaller."""
+        return self._batched(self._lists).prefetch(_BATCHES_AHEAD).with_options(_options())
 
-    @functools.cached_property
+    @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in an epoch; the same for every order of the lists."""
-        if len(self.config.list_sizes) == 1:
-            return self.count // self.config.batch_size
-        return sum(1 for _ in self._batched(self._lists, drop_remainder=True))
+        """Batches of an epoch; the same for every order of the lists."""
+        return batches_of_sizes(self.lists.lengths, self.sizes, self.config.batch_size)
 
-    def _batched(self, lists: tf.data.Dataset, drop_remainder: bool) -> tf.data.Dataset:
-        sizes, batch_size = self.config.list_sizes, self.config.batch_size
+    def _batched(self, lists: tf.data.Dataset) -> tf.data.Dataset:
+        sizes, batch_size = self.sizes, self.config.batch_size
         if len(sizes) == 1:
-            return lists.batch(batch_size, drop_remainder=drop_remainder)
-        lists = lists.map(lambda encoded: _cut_candidates(encoded, sizes[-1]))
-        batches = lists.bucket_by_sequence_length(
+            return lists.batch(batch_size).map(with_empty_features)
+        if self.lists.longest > sizes[-1]:
+            lists = lists.map(lambda encoded: _cut_candidates(encoded, sizes[-1]))
+        return lists.bucket_by_sequence_length(
             lambda encoded: tf.shape(encoded["mask"])[0],
-            bucket_boundaries=[size + 1 for size in sizes[:-1]] + [sizes[-1] + 1],
+            bucket_boundaries=[size + 1 for size in sizes],
             bucket_batch_sizes=[batch_size] * (len(sizes) + 1),
             pad_to_bucket_boundary=True,
-            drop_remainder=drop_remainder,
-        )
-        return batches.map(_nothing_shown_at_padding)
-
-
-def _nothing_shown_at_padding(encoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Buckets are padded with zeros, and slot 0 would be a place in the list."""
-    return {**encoded, SHOWN_POSITION: tf.where(encoded["mask"], encoded[SHOWN_POSITION], -1)}
+            padding_values={
+                key: tf.cast(_PADDING.get(key, 0), spec.dtype) for key, spec in lists.element_spec.items()
+            },
+        ).map(with_empty_features)

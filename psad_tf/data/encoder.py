@@ -17,14 +17,14 @@ from psad_tf.features import (
     INITIAL_RANK,
     ITEM_ID,
     NEGATIVE,
+    PADDING_ID,
     RELEVANCE,
     SHOWN_POSITION,
+    UNKNOWN_ID,
     CategoricalFeature,
     FeatureDeclaration,
 )
 
-PADDING_ID = 0
-UNKNOWN_ID = 1
 LARGEST_STANDARDIZED = 10.0
 
 

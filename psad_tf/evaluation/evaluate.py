@@ -10,12 +10,13 @@ import numpy as np
 import tensorflow as tf
 
 from psad_tf.config import DataConfig
-from psad_tf.data.batches import ListDataset
+from psad_tf.data.batches import ListDataset, filled_batch
 from psad_tf.data.list_folder import explain
 from psad_tf.errors import InputError
 from psad_tf.features import INITIAL_RANK, SHOWN_POSITION
-from psad_tf.metrics import kendall_agreement, mean_metrics, per_list_metrics
+from psad_tf.metrics import Convention, kendall_agreement, mean_metrics, per_list_metrics
 
+SELECTION_METRIC = "ndcg@10"
 RankFunction = Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
 
 
@@ -43,10 +44,18 @@ class Evaluator:
         lists: The split's lists.
         rank: Encoded batch -> {model: scores float32 [batch, n]}; compiled here.
         jit_compile: Compile with XLA.
+        convention: Of `per_list_metrics`.
     """
 
-    def __init__(self, lists: ListDataset, rank: RankFunction, jit_compile: bool = True) -> None:
+    def __init__(
+        self,
+        lists: ListDataset,
+        rank: RankFunction,
+        jit_compile: bool = True,
+        convention: Convention = "psad",
+    ) -> None:
         self.lists = lists
+        self.convention = convention
         self._rank = tf.function(rank, jit_compile=jit_compile)
 
     def run(self) -> Evaluation:
@@ -73,7 +82,10 @@ class Evaluator:
         agreement: list[np.ndarray],
     ) -> None:
         count = int(batch["mask"].shape[0] or tf.shape(batch["mask"])[0])
-        scores = {name: each.numpy()[:count] for name, each in self._rank(self._filled(batch, count)).items()}
+        scores = {
+            name: each.numpy()[:count]
+            for name, each in self._rank(filled_batch(batch, self.lists.config.batch_size)).items()
+        }
         scores = {"initial": -batch[INITIAL_RANK].numpy().astype(np.float64), **scores}
         labels, mask = batch["labels"].numpy(), batch["mask"].numpy()
         shown = batch[SHOWN_POSITION].numpy() >= 0  # the others have no label
@@ -82,27 +94,43 @@ class Evaluator:
         for model, each in scores.items():
             if model == "probabilities":
                 continue
-            for metric, values in per_list_metrics(each, labels, shown).items():
+            for metric, values in per_list_metrics(each, labels, shown, self.convention).items():
                 collected.setdefault(model, {}).setdefault(metric, []).append(values)
 
-    def _filled(self, batch: dict[str, tf.Tensor], count: int) -> dict[str, tf.Tensor]:
-        """Fills a last, smaller batch with empty lists, so that one compiled shape serves all."""
-        missing = self.lists.config.batch_size - count
-        if missing <= 0:
-            return batch
-        return {
-            key: tf.pad(value, [[0, missing]] + [[0, 0]] * (value.shape.rank - 1))
-            for key, value in batch.items()
-        }
+
+def worse_than_initial(metrics: Mapping[str, Mapping[str, float]], lists: str) -> str:
+    """One line where the student ranks worse than the initial ranker did, "" elsewhere.
+
+    Args:
+        metrics: {model: {metric: value}}.
+        lists: What they were measured on, for the line.
+    """
+    student, initial = metrics["student"][SELECTION_METRIC], metrics["initial"][SELECTION_METRIC]
+    if not student < initial:
+        return ""
+    return (
+        f"The student is worse than the initial order on the {lists} lists: "
+        f"NDCG@10 {student:.4f} against {initial:.4f}. Do not serve it."
+    )
 
 
 def evaluate_run(
-    run_dir: str | os.PathLike[str], lists_dir: str | os.PathLike[str], split: str
+    run_dir: str | os.PathLike[str],
+    lists_dir: str | os.PathLike[str],
+    split: str,
+    convention: Convention = "psad",
 ) -> Evaluation:
     """Evaluates a finished run on one split of a list folder.
 
+    Args:
+        run_dir: What `psad train` wrote.
+        lists_dir: What `psad preprocess` wrote.
+        split: `train`, `valid` or `test`.
+        convention: Of `per_list_metrics`.
+
     Raises:
-        InputError: A folder is missing, not whole, or the two do not fit.
+        InputError: A folder is missing, not whole, the two do not fit, or no list of the split has a
+            positive label.
     """
     from psad_tf.data.list_folder import check_lists
     from psad_tf.training.run_folder import load_psad
@@ -111,7 +139,8 @@ def evaluate_run(
     check_lists(lists_dir, encoder.declaration)
     data = dataclasses.replace(config.data, cache=False)
     lists = ListDataset(lists_dir, split, encoder, _evaluation_data(data))
-    return Evaluator(lists, model.rank, config.jit_compile).run()
+    lists.check_positives()
+    return Evaluator(lists, model.rank, config.jit_compile, convention).run()
 
 
 def _evaluation_data(config: DataConfig) -> DataConfig:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from psad_tf.config import EmbeddingConfig
-from psad_tf.features import CategoricalFeature
+from psad_tf.features import PADDING_ID, UNKNOWN_ID, CategoricalFeature
 from psad_tf.layers.dropout import hashed_uniform
 
 
@@ -89,7 +89,8 @@ class FeatureEmbedding(tf.keras.layers.Layer):
     Args:
         vocabulary_sizes: Number of ids of each vocabulary, padding and out-of-vocabulary included.
         dim: d, width of every embedding.
-        config: Kind of tables, and the share of embeddings dropped in training.
+        config: Kind of tables, and the shares of embeddings dropped and of values taken for unknown in
+            training.
     """
 
     def __init__(self, vocabulary_sizes: Mapping[str, int], dim: int, config: EmbeddingConfig) -> None:
@@ -101,6 +102,7 @@ class FeatureEmbedding(tf.keras.layers.Layer):
             kind = CompositionalEmbedding if compositional else TableEmbedding
             self.tables[vocabulary] = kind(size, dim, name=vocabulary)
         self.rate = config.dropout
+        self.unknown_rate = config.unknown_rate
 
     def call(
         self, ids: tf.Tensor, feature: CategoricalFeature, seed: tf.Tensor | None = None, label: str = ""
@@ -110,13 +112,17 @@ class FeatureEmbedding(tf.keras.layers.Layer):
         Args:
             ids: int32 [..., width].
             feature: Whose ids they are.
-            seed: int32 [2]; with it, whole embeddings are dropped (a feature seems to be missing), so that
-                no model comes to lean on the ids alone.
+            seed: int32 [2]; with it, some values are taken for unknown ones, so that the unknown row is
+                trained, and whole embeddings are dropped (a feature seems to be missing), so that no model
+                comes to lean on the ids alone.
             label: Tells this use of the feature's table from others, for the dropout.
 
         Returns:
             [..., dim].
         """
+        if seed is not None and self.unknown_rate > 0.0:
+            draw = hashed_uniform(tf.shape(ids), seed, f"unknown/{label}{feature.name}")
+            ids = tf.where((draw < self.unknown_rate) & (ids != PADDING_ID), UNKNOWN_ID, ids)
         rows = self.tables[feature.vocabulary](ids)  # [..., width, dim]
         if feature.width == 1:
             rows = tf.squeeze(rows, -2)

@@ -96,6 +96,23 @@ def host_operations(function: tf.types.experimental.ConcreteFunction) -> list[st
     )
 
 
+def silence_xla() -> None:
+    """Lets XLA say that it compiles, once per process and whatever the log level, where nobody reads it.
+
+    The lines are written by C++ to the file of the standard error, so that file is closed meanwhile. Only
+    after the devices are chosen: compiling initializes them.
+    """
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        _register_xla_kernels()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _register_xla_kernels() -> None:
     """TensorFlow registers them when it first compiles something."""
     tf.function(lambda: tf.constant(0) + 1, jit_compile=True)()

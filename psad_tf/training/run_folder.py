@@ -1,4 +1,4 @@
-"""The run folder that training writes and evaluation and export read.
+"""The run folder: how training makes it, and how evaluation and export read it.
 
 Training works in `<run>.partial` and renames it when the run is whole.
 
@@ -8,20 +8,131 @@ Training works in `<run>.partial` and renames it when the run is whole.
 
 from __future__ import annotations
 
+import json
 import os
-from typing import TYPE_CHECKING
+import shutil
+from typing import TYPE_CHECKING, Any
 
 import tensorflow as tf
 
 from psad_tf.config import TrainConfig, load_train_config
 from psad_tf.data.encoder import FeatureEncoder
-from psad_tf.data.list_folder import load_encoder
+from psad_tf.data.list_folder import load_encoder, load_manifest
 from psad_tf.errors import InputError
-from psad_tf.features import FeatureDeclaration, load_declaration
+from psad_tf.features import FeatureDeclaration, load_declaration, load_json
+from psad_tf.files import check_replaceable, replaced_directory, replaced_file
 from psad_tf.models.student import Reranker
 
 if TYPE_CHECKING:
     from psad_tf.models.psad import PSAD
+
+_RUN_FILES = frozenset(
+    (
+        *("config.json", "features.json", "vocabularies", "statistics.json", "lists_manifest.json"),
+        *("best", "checkpoints", "metrics.json", "history.json", "logs", "tutor", "diverged_batch.npz"),
+    )
+)
+
+
+def check_run(
+    run_dir: str,
+    lists_dir: str | os.PathLike[str],
+    declaration: FeatureDeclaration,
+    config: TrainConfig,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Refuses to start or to resume a run where that would lose or mix up something.
+
+    Args:
+        run_dir: The run folder to be; training works in `<run_dir>.partial`.
+        lists_dir: The lists to train on.
+        declaration: The features.
+        config: The run's configuration.
+        resume: Continue what a stopped run left.
+        overwrite: Replace an existing run, or drop an unfinished one.
+
+    Raises:
+        InputError: The run exists already; there is an unfinished run, or none to resume; or it was started
+            with another configuration, other features or other lists.
+    """
+    work_dir = f"{run_dir.rstrip(os.sep)}.partial"
+    if os.path.exists(run_dir) and not overwrite:
+        raise InputError(f"{run_dir}: exists already; choose another folder or add --overwrite")
+    check_replaceable(run_dir, _RUN_FILES)
+    if resume:
+        if not os.path.exists(work_dir):
+            raise InputError(f"{work_dir}: no unfinished run to resume")
+        _check_same_run(work_dir, lists_dir, declaration, config)
+    elif os.path.exists(work_dir):
+        if not overwrite:
+            raise InputError(
+                f"{work_dir}: an unfinished run; add --resume to continue it or --overwrite to drop it"
+            )
+        check_replaceable(work_dir, _RUN_FILES)
+
+
+def start_run(
+    work_dir: str, lists_dir: str | os.PathLike[str], declaration: FeatureDeclaration, config: TrainConfig
+) -> None:
+    """Makes the folder that training works in, with everything but weights in it.
+
+    Args:
+        work_dir: The folder; what an unfinished run left there is dropped.
+        lists_dir: Vocabularies, statistics and manifest are copied from here.
+        declaration: The features.
+        config: The run's configuration.
+    """
+    source = os.fspath(lists_dir)
+    if os.path.exists(work_dir):
+        shutil.rmtree(work_dir)
+    with replaced_directory(work_dir) as folder:
+        shutil.copytree(os.path.join(source, "vocabularies"), os.path.join(folder, "vocabularies"))
+        shutil.copyfile(os.path.join(source, "statistics.json"), os.path.join(folder, "statistics.json"))
+        shutil.copyfile(os.path.join(source, "manifest.json"), os.path.join(folder, "lists_manifest.json"))
+        write_json(os.path.join(folder, "features.json"), declaration.to_dict())
+        write_json(os.path.join(folder, "config.json"), config.to_dict())
+
+
+def _check_same_run(
+    work_dir: str, lists_dir: str | os.PathLike[str], declaration: FeatureDeclaration, config: TrainConfig
+) -> None:
+    """Refuses to resume on anything but what the run was started on."""
+
+    def differs(name: str, now: Any) -> bool:
+        return bool(load_json(os.path.join(work_dir, name)) != json.loads(json.dumps(now)))
+
+    if differs("config.json", config.to_dict()):
+        raise InputError(f"{work_dir}: was started with another configuration; it cannot be resumed")
+    if differs("features.json", declaration.to_dict()):
+        raise InputError(f"{work_dir}: was started with another feature declaration; it cannot be resumed")
+    before = load_json(os.path.join(work_dir, "lists_manifest.json"))["files"]
+    now = load_manifest(lists_dir)["files"]
+    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if changed:
+        raise InputError(
+            f"{os.fspath(lists_dir)}: not the lists that {work_dir} was started on ({changed[0]} differs"
+            + (f", and {len(changed) - 1} more" if len(changed) > 1 else "")
+            + "): embeddings would belong to other ids; train anew with --overwrite"
+        )
+
+
+def finish_run(work_dir: str, run_dir: str) -> None:
+    """Renames a whole run to its name, in place of an older one."""
+    if os.path.exists(run_dir):
+        old = f"{work_dir}.old"
+        os.rename(run_dir, old)
+        os.rename(work_dir, run_dir)
+        shutil.rmtree(old)
+    else:
+        os.rename(work_dir, run_dir)
+
+
+def write_json(path: str, data: Any) -> None:
+    """Writes indented JSON aside and renames it."""
+    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=1)
+        file.write("\n")
 
 
 def load_parts(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, TrainConfig]:
@@ -104,7 +215,7 @@ def load_psad(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, PSAD, Tr
 
     encoder, config = load_parts(run_dir)
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config)
-    model.rank(empty_batch(encoder.declaration, lists=1, candidates=config.data.list_sizes[0]))
+    model.rank(empty_batch(encoder.declaration, lists=1, candidates=config.model.teacher.slots))
     _restore(run_dir, tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher))
     return encoder, model, config
 

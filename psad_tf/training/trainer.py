@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
-import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -21,23 +18,15 @@ from psad_tf.data.batches import ListDataset
 from psad_tf.data.encoder import FeatureEncoder
 from psad_tf.data.list_folder import check_lists, explain, list_files, load_encoder, load_manifest
 from psad_tf.errors import InputError
-from psad_tf.evaluation.evaluate import Evaluator
+from psad_tf.evaluation.evaluate import SELECTION_METRIC, Evaluator, worse_than_initial
 from psad_tf.features import FeatureDeclaration, load_json
-from psad_tf.files import check_replaceable, replaced_directory, replaced_file
 from psad_tf.models.psad import PSAD
+from psad_tf.training.callbacks import Progress, StepWatch
 from psad_tf.training.devices import check_placement
 from psad_tf.training.distribution import WorkerLostError, check_same_start, is_chief, make_strategy
 from psad_tf.training.epoch_sums import EpochSums
 from psad_tf.training.optimizer import make_optimizer
-from psad_tf.training.run_folder import empty_batch
-
-SELECTION_METRIC = "ndcg@10"
-_RUN_FILES = frozenset(
-    (
-        *("config.json", "features.json", "vocabularies", "statistics.json", "lists_manifest.json"),
-        *("best", "checkpoints", "metrics.json", "history.json", "logs", "tutor", "diverged_batch.npz"),
-    )
-)
+from psad_tf.training.run_folder import check_run, empty_batch, finish_run, start_run, write_json
 
 
 class TrainingDiverged(InputError):
@@ -90,8 +79,8 @@ def train(
         Where the run is and how good it is.
 
     Raises:
-        InputError: The lists do not fit the declaration or are damaged; the run exists already; the
-            unfinished run has another configuration.
+        InputError: The lists do not fit the declaration, are damaged, or have no positive label in a split;
+            the run exists already; the unfinished run has another configuration or other lists.
         TrainingDiverged: The loss or its gradient became NaN or infinite, or the loss too large.
     """
     run_dir = os.fspath(run_dir)
@@ -107,7 +96,16 @@ def train(
     encoder = load_encoder(lists_dir, declaration)
     partial = f"{run_dir.rstrip(os.sep)}.partial"
     if chief:
-        _prepare(run_dir, partial, lists_dir, encoder, config, resume, overwrite)
+        check_run(run_dir, lists_dir, declaration, config, resume, overwrite)
+    training = ListDataset(lists_dir, "train", encoder, config.data, config.model.teacher.slots)
+    validation = ListDataset(lists_dir, "valid", encoder, config.data)
+    for lists in (training, validation):
+        lists.check_positives()
+    if chief:
+        if not resume:
+            start_run(partial, lists_dir, declaration, config)
+        if verbose:
+            print(_described(training, validation, config), flush=True)
     tf.keras.utils.set_random_seed(config.seed)
     policy = {"float16": "mixed_float16", "bfloat16": "mixed_bfloat16"}.get(config.mixed_precision, "float32")
     before = tf.keras.mixed_precision.global_policy()
@@ -116,8 +114,6 @@ def train(
         with contextlib.ExitStack() as stack:
             # Workers other than the first write nothing that lasts.
             work_dir = partial if chief else stack.enter_context(tempfile.TemporaryDirectory())
-            training = ListDataset(lists_dir, "train", encoder, config.data)
-            validation = ListDataset(lists_dir, "valid", encoder, config.data)
             stack.enter_context(strategy.scope())
             tutor = None
             if config.distillation.enabled and config.distillation.mode == "offline":
@@ -142,18 +138,34 @@ def train(
         tf.keras.mixed_precision.set_global_policy(before)
     metrics = trainer.history[best - 1]["valid"]
     if chief:
-        _write_json(
+        if verbose and (worse := worse_than_initial(metrics, "validation")):
+            print(worse)
+        write_json(
             os.path.join(partial, "metrics.json"),
             {"best_epoch": best, "epochs": len(trainer.history), "valid": metrics},
         )
-        _finish(partial, run_dir)
+        finish_run(partial, run_dir)
     return TrainResult(run_dir, best, metrics, len(trainer.history))
+
+
+def _described(training: ListDataset, validation: ListDataset, config: TrainConfig) -> str:
+    """What is trained on, and what is not, in one line."""
+    lists = training.lists
+    cut = sum(count for length, count in lists.lengths.items() if length > training.sizes[-1])
+    parts = [
+        f"{training.count:,} training lists of up to {lists.longest} candidates",
+        f"{lists.with_positive:,} of them with a label of 1 or more",
+        f"padded to {' or '.join(map(str, training.sizes))} candidates" + f" ({cut:,} are cut)" * bool(cut),
+        f"{training.steps_per_epoch:,} steps of {config.data.batch_size} lists per epoch",
+        f"{validation.count:,} validation lists",
+    ]
+    return "; ".join(parts)
 
 
 def build_model(encoder: FeatureEncoder, config: TrainConfig, tutor: PSAD | None = None) -> PSAD:
     """Makes the model, its variables and its optimizer, compiled for training."""
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config, tutor)
-    model.rank(empty_batch(encoder.declaration, lists=1, candidates=config.data.list_sizes[0]))
+    model.rank(empty_batch(encoder.declaration, lists=1, candidates=config.model.teacher.slots))
     if tutor is not None:
         model.teacher.trainable = False
     model.compile(
@@ -230,6 +242,13 @@ class _Trainer:
             max_to_keep=1,
         )
         self.history: list[dict[str, Any]] = []
+        self.callbacks: list[tf.keras.callbacks.Callback] = [
+            StepWatch(config, self.batch, self.sums, self.checkpoints, self._diverged)
+        ]
+        if verbose:
+            self.callbacks.append(
+                Progress(training.steps_per_epoch, tuple(training.sizes), config.jit_compile)
+            )
 
     def restore(self, folder: str) -> None:
         """Goes to the latest checkpoint of `folder`; stays at the start if there is none."""
@@ -262,32 +281,22 @@ class _Trainer:
         if skip:
             batches = batches.skip(skip)
         steps = self.training.steps_per_epoch
-        if steps == 0:
-            raise InputError(
-                f"data.batch_size: {self.config.data.batch_size} is more than the "
-                f"{self.training.count} training lists"
-            )
-        watch = _StepCallback(self)
         if skip < steps:
-            bar = 0 if not self.verbose else (1 if sys.stdout.isatty() else 2)
             self.model.fit(
                 batches,
                 # Said, not found out: a step that starts on a batch that is not there would count itself.
                 steps_per_epoch=steps - skip,
                 epochs=epoch + 1,
                 initial_epoch=epoch,
-                verbose=bar,
-                callbacks=[watch],
+                verbose=0,
+                callbacks=self.callbacks,
             )
         losses = self.sums.means()
+        if self.verbose and not self.history:
+            print("Ranking the validation lists, compiled once too ...", flush=True)
         evaluated = self.evaluator.run()
         evaluation, agreement = evaluated.means(), float(np.nanmean(evaluated.agreement))
         quality = evaluation[self.selects][SELECTION_METRIC]
-        if not np.isfinite(quality):
-            raise InputError(
-                f"validation {SELECTION_METRIC} of the {self.selects} is {quality}: no list of the split "
-                "'valid' has a relevant candidate, so no epoch can be chosen"
-            )
         self.epoch.assign(epoch + 1)
         self.batch.assign(0)
         self.sums.clear()
@@ -305,12 +314,16 @@ class _Trainer:
                 "seconds": seconds,
             }
         )
-        _write_json(os.path.join(self.work_dir, "history.json"), self.history)
+        write_json(os.path.join(self.work_dir, "history.json"), self.history)
         self.checkpoints.save(checkpoint_number=int(self.model.step.numpy()))
         self._summarize(writer, losses, evaluation)
         if self.verbose:
             row = "  ".join(f"{name} {each[SELECTION_METRIC]:.4f}" for name, each in evaluation.items())
-            print(f"epoch {epoch + 1}: validation NDCG@10  {row}  ({seconds:.1f} s)", flush=True)
+            print(
+                f"epoch {epoch + 1}/{self.config.epochs}: loss {losses['loss']:.4f}  "
+                f"validation NDCG@10  {row}  ({seconds:.1f} s)",
+                flush=True,
+            )
 
     def _summarize(
         self,
@@ -326,7 +339,7 @@ class _Trainer:
                     tf.summary.scalar(f"valid/{model}/{metric}", value)
         writer.flush()
 
-    def diverged(self, step: int, terms: Mapping[str, float]) -> TrainingDiverged:
+    def _diverged(self, step: int, terms: Mapping[str, float]) -> TrainingDiverged:
         """Saves the batch that did it and says so."""
         batches = self.training.training_batches(self.config.seed, int(self.epoch.numpy()))
         path = os.path.join(self.work_dir, "diverged_batch.npz")
@@ -339,81 +352,3 @@ class _Trainer:
             f"training diverged at step {step}: {listed}; the batch is in {path}, {kept}; lower "
             "optimizer.learning_rate or optimizer.clip_norm"
         )
-
-
-class _StepCallback(tf.keras.callbacks.Callback):
-    """After each step: stop on a loss that diverges, count the batch, write checkpoints."""
-
-    def __init__(self, trainer: _Trainer) -> None:
-        super().__init__()
-        self.trainer = trainer
-
-    def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
-        trainer = self.trainer
-        trainer.batch.assign_add(1)
-        terms = dict(logs or {})
-        if self._diverged(terms):
-            raise trainer.diverged(int(trainer.model.step.numpy()), terms)
-        trainer.sums.add(terms)
-        every = trainer.config.checkpoint_steps
-        if every and int(trainer.model.step.numpy()) % every == 0:
-            trainer.checkpoints.save(checkpoint_number=int(trainer.model.step.numpy()))
-
-    def _diverged(self, terms: Mapping[str, float]) -> bool:
-        config = self.trainer.config
-        if not terms["loss"] <= config.largest_loss:
-            return True
-        # Loss scaling leaves out the steps whose float16 gradient overflows.
-        return config.mixed_precision != "float16" and not np.isfinite(terms["gradient_norm"])
-
-
-def _prepare(
-    run_dir: str,
-    work_dir: str,
-    lists_dir: str | os.PathLike[str],
-    encoder: FeatureEncoder,
-    config: TrainConfig,
-    resume: bool,
-    overwrite: bool,
-) -> None:
-    """Makes or reopens `<run_dir>.partial` with everything but weights in it."""
-    if os.path.exists(run_dir) and not overwrite:
-        raise InputError(f"{run_dir}: exists already; choose another folder or add --overwrite")
-    check_replaceable(run_dir, _RUN_FILES)
-    if os.path.exists(work_dir):
-        if resume:
-            previous = load_json(os.path.join(work_dir, "config.json"))
-            if previous != json.loads(json.dumps(config.to_dict())):
-                raise InputError(f"{work_dir}: was started with another configuration; it cannot be resumed")
-            return
-        if not overwrite:
-            raise InputError(
-                f"{work_dir}: an unfinished run; add --resume to go on or --overwrite to drop it"
-            )
-        check_replaceable(work_dir, _RUN_FILES)
-        shutil.rmtree(work_dir)
-    elif resume:
-        raise InputError(f"{work_dir}: no unfinished run to resume")
-    source = os.fspath(lists_dir)
-    with replaced_directory(work_dir) as folder:
-        shutil.copytree(os.path.join(source, "vocabularies"), os.path.join(folder, "vocabularies"))
-        shutil.copyfile(os.path.join(source, "statistics.json"), os.path.join(folder, "statistics.json"))
-        shutil.copyfile(os.path.join(source, "manifest.json"), os.path.join(folder, "lists_manifest.json"))
-        _write_json(os.path.join(folder, "features.json"), encoder.declaration.to_dict())
-        _write_json(os.path.join(folder, "config.json"), config.to_dict())
-
-
-def _finish(work_dir: str, run_dir: str) -> None:
-    if os.path.exists(run_dir):
-        old = f"{work_dir}.old"
-        os.rename(run_dir, old)
-        os.rename(work_dir, run_dir)
-        shutil.rmtree(old)
-    else:
-        os.rename(work_dir, run_dir)
-
-
-def _write_json(path: str, data: Any) -> None:
-    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-        file.write("\n")

@@ -46,3 +46,21 @@ def test_dropout_drops_whole_embeddings_and_none_without_a_seed():
     zero = (dropped == 0).all(-1)
     assert 0.4 < zero.mean() < 0.6 and (dropped[~zero] != 0).all()
     assert (embeddings(ids, feature).numpy() != 0).all()
+
+
+def test_values_are_taken_for_unknown_in_training_so_that_the_unknown_row_learns():
+    embeddings = FeatureEmbedding({"id": 50}, 4, EmbeddingConfig(unknown_rate=0.3))
+    feature, ids = CategoricalFeature("id"), tf.concat([tf.fill([500, 1], 7), tf.zeros([9, 1], tf.int32)], 0)
+    with tf.GradientTape() as tape:
+        rows = embeddings(ids, feature, tf.constant([1, 2]))
+        total = tf.reduce_sum(rows)
+    table = embeddings.trainable_variables[0]
+    unknown = (rows[:500].numpy() == table[1].numpy()).all(-1)
+    assert 0.2 < unknown.mean() < 0.4
+    assert (rows[500:].numpy() == 0).all(), "a missing value stays missing"
+    assert (tf.convert_to_tensor(tape.gradient(total, table))[1].numpy() > 100).all()
+    assert (embeddings(ids, feature)[:500].numpy() == table[7].numpy()).all(), "only in training"
+
+
+def test_the_unknown_row_is_trained_by_default():
+    assert EmbeddingConfig().unknown_rate > 0.0

@@ -13,11 +13,13 @@ import tensorflow as tf
 from tensorflow_serving.apis import input_pb2
 
 from psad_tf.config import DataConfig, DistillationConfig, OptimizerConfig, TrainConfig
+from psad_tf.data.list_folder import load_encoder
 from psad_tf.errors import InputError
-from psad_tf.evaluation.evaluate import evaluate_run
-from psad_tf.features import load_json
+from psad_tf.evaluation.evaluate import evaluate_run, worse_than_initial
+from psad_tf.features import FeatureDeclaration, load_json
 from psad_tf.training import trainer as training
-from psad_tf.training.run_folder import load_parts, load_psad, load_reranker
+from psad_tf.training.callbacks import StepWatch
+from psad_tf.training.run_folder import check_run, load_parts, load_psad, load_reranker, start_run
 from tests import tiny
 
 
@@ -53,7 +55,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(
     lists_dir, finished, tmp_path, monkeypatch, at_step
 ):
     folder = str(tmp_path / "run")
-    end = training._StepCallback.on_train_batch_end
+    end = StepWatch.on_train_batch_end
 
     def stop(self, batch, logs=None):
         end(self, batch, logs)
@@ -61,7 +63,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(training._StepCallback, "on_train_batch_end", stop)
+        patched.setattr(StepWatch, "on_train_batch_end", stop)
         with pytest.raises(Killed):
             training.train(lists_dir, folder, settings(), verbose=False)
     assert not os.path.exists(folder)
@@ -95,6 +97,24 @@ def test_resuming_with_another_configuration_is_refused(lists_dir, tmp_path):
     (folder / "config.json").write_text(json.dumps(settings(seed=9).to_dict()))
     with pytest.raises(InputError, match="another configuration"):
         training.train(lists_dir, tmp_path / "run", settings(), resume=True, verbose=False)
+
+
+def test_resuming_on_other_lists_or_features_is_refused(lists_dir, tmp_path):
+    declaration = load_encoder(lists_dir).declaration
+    start_run(str(tmp_path / "run.partial"), lists_dir, declaration, settings())
+
+    def check(lists: object = lists_dir, features: FeatureDeclaration = declaration) -> None:
+        check_run(str(tmp_path / "run"), lists, features, settings(), resume=True)
+
+    check()
+    other = shutil.copytree(lists_dir, tmp_path / "lists")
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["files"]["vocabularies/item_id.txt"]["sha256"] = "0" * 64
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=r"not the lists .* \(vocabularies/item_id\.txt differs\)"):
+        check(lists=other)
+    with pytest.raises(InputError, match="another feature declaration"):
+        check(features=dataclasses.replace(declaration, max_candidates=9))
 
 
 def test_divergence_stops_with_step_terms_and_batch(lists_dir, tmp_path):
@@ -152,10 +172,11 @@ def test_the_losses_of_an_epoch_are_means_over_its_steps(finished):
     assert [each["losses"]["distillation_weight"] for each in history] == pytest.approx(middle, rel=1e-4)
 
 
-def test_validation_lists_that_cannot_choose_an_epoch_are_refused(lists_dir, tmp_path):
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_lists_without_any_positive_are_refused_before_training(lists_dir, tmp_path, split):
     copied = shutil.copytree(lists_dir, tmp_path / "lists")
     manifest = json.loads((copied / "manifest.json").read_text())
-    for path in (copied / "valid").glob("*.gz"):
+    for path in (copied / split).glob("*.gz"):
         records = list(tf.data.TFRecordDataset(str(path), "GZIP").as_numpy_iterator())
         with tf.io.TFRecordWriter(str(path), "GZIP") as writer:
             for record in records:
@@ -163,11 +184,11 @@ def test_validation_lists_that_cannot_choose_an_epoch_are_refused(lists_dir, tmp
                 for candidate in lists.examples:
                     candidate.features.feature["relevance"].float_list.value[:] = [0.0]
                 writer.write(lists.SerializeToString())
-        manifest["files"][f"valid/{path.name}"]["bytes"] = path.stat().st_size
+        manifest["files"][f"{split}/{path.name}"]["bytes"] = path.stat().st_size
     (copied / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="no list of the split 'valid' has a relevant candidate"):
+    with pytest.raises(InputError, match=f"no list of the split '{split}' has a candidate with a label of 1"):
         training.train(copied, tmp_path / "run", settings(), verbose=False)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run.partial").exists(), "refused before anything was made"
 
 
 def test_reranker_loads_without_the_teacher_and_scores_as_the_whole_model(lists_dir, finished):
@@ -177,7 +198,6 @@ def test_reranker_loads_without_the_teacher_and_scores_as_the_whole_model(lists_
         "teacher" in variable.name or "encoder" in variable.name for variable in reranker.variables
     )
     from psad_tf.data.batches import ListDataset
-    from psad_tf.data.list_folder import load_encoder
 
     lists = ListDataset(lists_dir, "test", load_encoder(lists_dir), settings().data)
     batch = next(iter(lists.batches()))
@@ -219,3 +239,22 @@ def test_a_wrong_configuration_is_refused_naming_the_key(key, data):
 def test_a_configuration_survives_json():
     config = settings()
     assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_student_worse_than_the_initial_order_is_said_in_one_line():
+    worse = {"initial": {"ndcg@10": 0.5}, "student": {"ndcg@10": 0.25}}
+    assert worse_than_initial(worse, "test") == (
+        "The student is worse than the initial order on the test lists: NDCG@10 0.2500 against 0.5000. "
+        "Do not serve it."
+    )
+    assert worse_than_initial({"initial": {"ndcg@10": 0.5}, "student": {"ndcg@10": 0.5}}, "test") == ""
+
+
+def test_a_run_says_what_it_compiles_and_which_of_how_many_epochs_is_done(lists_dir, tmp_path, capsys):
+    training.train(lists_dir, tmp_path / "run", settings())
+    said = capsys.readouterr().out
+    assert "192 training lists of up to 8 candidates" in said and "padded to 8 candidates" in said
+    assert "Tracing the train step, once per list size (8)" in said and "First step after" in said
+    lines = [line for line in said.splitlines() if line.startswith("epoch ")]
+    assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
+    assert "Epoch 1/1" not in said
