@@ -56,7 +56,7 @@ def write(
             }
         )
         interactions.append({"user_id": user, "item_id": f"i{shown[0]}", "time": time + 30})
-    kinds = {"impressions": impressions} | ({"interactions": interactions} if histories else {})
+    kinds = {"impressions": impressions, "interactions": interactions if histories else []}
     for kind, records in kinds.items():
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{kind}.jsonl").write_text(text, encoding="utf-8")

@@ -191,9 +191,7 @@ class ListDataset:
         lists = self._lists.shuffle(
             self.shuffle_buffer, seed=seed * 1_000_003 + epoch, reshuffle_each_iteration=False
         )
-        batches = self._batched(lists).map(
-            lambda batch: filled_batch(batch, self.config.batch_size), deterministic=True
-        )
+        batches = self._batched(lists).map(lambda batch: filled_batch(batch, self.config.batch_size))
         options = _options()
         # Workers take their parts of every batch, not files of their own: the same batches for any number.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA

@@ -93,7 +93,7 @@ def test_sizes_below_the_slots_are_one_clear_error():
 def test_the_scan_counts_what_was_written(mixed):
     lists = scan_lists(mixed, "train")
     assert set(lists.lengths) <= set(LENGTHS) and lists.longest in (40, 41)
-    assert lists.with_positive == lists.count == 71
+    assert lists.with_positive == lists.count == 63  # four fifths
 
 
 def padded_candidates(lengths: dict[int, int], sizes: tuple[int, ...]) -> int:
@@ -131,4 +131,4 @@ def test_the_empty_lists_that_fill_a_batch_change_no_loss_and_no_gradient():
     for name, value in terms.items():
         np.testing.assert_allclose(filled_terms[name], value, rtol=1e-5, err_msg=name)
     for one, other in zip(gradients, filled_gradients, strict=True):
-        np.testing.assert_allclose(other, one, atol=1e-5)
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-4)
