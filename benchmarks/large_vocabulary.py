@@ -93,7 +93,7 @@ def measure(ids: int, kind: str, dim: int, steps: int, batch_size: int) -> dict[
     before = resident_bytes()
     model = build_model(encoder, config)
     train = model.make_train_function()
-    source = iter(_batches(encoder, batch_size, config.data.list_sizes[0], ids))
+    source = iter(_batches(encoder, batch_size, config.model.teacher.slots, ids))
     seconds = []
     for _ in range(steps):
         started = time.perf_counter()
