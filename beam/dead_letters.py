@@ -1,36 +1,48 @@
-"""Records that cannot be used: kept with the reason, counted, never silently dropped."""
+"""Records that cannot be used: kept with the reason, counted, never silently dropped; and how steps count."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from psad_tf.beam.messages import Handler, Message, Step, messages, of_topic, partition_of, report
-from psad_tf.beam.sorted_runs import RunWriter, merge_runs
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import TaggedOutput
+
+from psad_tf.beam.output_file import OutputFile
+from psad_tf.beam.transforms.sort_values import SortValues
 from psad_tf.data.records import RecordError
 
 DEAD = "dead"
+COUNTS = "psad"  # the namespace of the job's counters among Beam's metrics
 SHARD_NAME = "dead_letters/part-{:05d}-of-{:05d}.jsonl"
 
 
-class DeadLetters:
-    """Collects a step's dead letters and its counts.
+class CountingDoFn(beam.DoFn):
+    """A DoFn that counts, and gives dead letters as its output `dead`.
 
-    Args:
-        folder: Where sorted runs are written.
-        partitions: Number of dead-letter files.
+    Counts become Beam metrics when a bundle ends: one call a name, not one a record.
+
+    Attributes:
+        counts: Counts of this bundle by name.
     """
 
-    def __init__(self, folder: str, partitions: int) -> None:
-        self._partitions = partitions
-        self._writer = RunWriter(folder, "dead", buffer_bytes=8 << 20)
-        self.counts: Counter[str] = Counter()
+    counts: Counter[str]
 
-    def add(self, kind: str, error: RecordError, source: str, record: Any) -> None:
-        """Adds a dead letter.
+    def start_bundle(self) -> None:
+        self.counts = Counter()
+
+    def finish_bundle(self) -> Iterable[Any] | None:
+        for name, count in self.counts.items():
+            Metrics.counter(COUNTS, name).inc(count)
+        return None
+
+    def dead(self, kind: str, error: RecordError, source: str, record: Any) -> TaggedOutput:
+        """A dead letter.
 
         Args:
             kind: `impressions`, `rows`, `interactions`, `users` or `items`.
@@ -38,24 +50,21 @@ class DeadLetters:
             source: File and place in it.
             record: The raw record: JSON data, or text where it is not JSON.
         """
-        letter = {
-            "reason": error.reason, "detail": error.detail, "kind": kind, "source": source, "record": record,
-        }  # fmt: skip
-        text = json.dumps(letter, ensure_ascii=False, default=repr)
-        if "NaN" in text or "Infinity" in text:
-            with contextlib.suppress(RecursionError):
-                letter["record"] = _strict(record)
-                text = json.dumps(letter, ensure_ascii=False, default=repr)
-        line = text.encode("utf-8", "backslashreplace")
-        key = f"{kind}\0{error.reason}\0{source}".encode("utf-8", "backslashreplace")
-        self._writer.add(partition_of(key, self._partitions), key, line)
         self.counts[f"{kind}/dropped/{error.reason}"] += 1
+        return TaggedOutput(DEAD, dead_letter(kind, error, source, record))
 
-    def close(self) -> Iterator[Message]:
-        """The messages of the step: dead letters and counts."""
-        yield from messages(DEAD, self._writer.close())
-        if self.counts:
-            yield report("counts", dict(self.counts))
+
+def dead_letter(kind: str, error: RecordError, source: str, record: Any) -> bytes:
+    """What a dead letter is sorted by, and after a NUL its JSON line."""
+    letter = {
+        "reason": error.reason, "detail": error.detail, "kind": kind, "source": source, "record": record,
+    }  # fmt: skip
+    text = json.dumps(letter, ensure_ascii=False, default=repr)
+    if "NaN" in text or "Infinity" in text:
+        with contextlib.suppress(RecursionError):
+            letter["record"] = _strict(record)
+            text = json.dumps(letter, ensure_ascii=False, default=repr)
+    return f"{kind}\1{error.reason}\1{source}\0{text}".encode("utf-8", "backslashreplace")
 
 
 def _strict(value: Any) -> Any:
@@ -69,31 +78,31 @@ def _strict(value: Any) -> Any:
     return value
 
 
-class WriteDeadLetters(Step):
-    """Runs of dead letters -> JSON-lines files, sorted by kind, reason and source.
+class WriteDeadLetters(beam.PTransform):
+    """Dead letters -> what the manifest says of their files, which stand by kind, reason and source.
 
     Args:
         folder: The output folder.
-        partitions: Number of files.
+        num_shards: Number of files at most; a file without letters is not written.
     """
 
-    def __init__(self, folder: str, partitions: int) -> None:
-        super().__init__(_WriteDeadLetters(folder, partitions))
-
-
-class _WriteDeadLetters(Handler):
-    topics = (DEAD,)
-
-    def __init__(self, folder: str, partitions: int) -> None:
+    def __init__(self, folder: str, num_shards: int) -> None:
+        super().__init__()
         self._folder = folder
-        self._partitions = partitions
+        self._num_shards = num_shards
 
-    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
-        from psad_tf.beam.writers import OutputFile
+    def expand(self, letters: beam.PCollection) -> beam.PCollection:
+        shards = self._num_shards
+        return (
+            letters
+            | "Shard" >> beam.Map(lambda letter: (zlib.crc32(letter.partition(b"\0")[0]) % shards, letter))
+            | "By shard" >> beam.GroupByKey()
+            | "Sort" >> SortValues()
+            | "Write" >> beam.MapTuple(self._write)
+        )
 
-        runs = of_topic(received, DEAD)
-        name = SHARD_NAME.format(partition, self._partitions)
-        with OutputFile(self._folder, name) as file:
-            for _, line in merge_runs(runs):
-                file.write(line + b"\n")
-        yield report("file", file.info())
+    def _write(self, shard: int, letters: Iterator[bytes]) -> dict[str, Any]:
+        with OutputFile(self._folder, SHARD_NAME.format(shard, self._num_shards)) as file:
+            for letter in letters:
+                file.write(letter.partition(b"\0")[2] + b"\n")
+        return file.info()

@@ -11,19 +11,16 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 from google.protobuf import text_format
 
 from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.output_file import PARTS, OutputFile, create, open_file
 from psad_tf.beam.schema import record_schema
-from psad_tf.beam.sorted_runs import create
-from psad_tf.beam.transforms.presence import LABEL
-from psad_tf.beam.transforms.shards import SHARD_NAME
-from psad_tf.beam.transforms.statistics import DenseSummary
+from psad_tf.beam.transforms.lists import LABEL, SHARD_NAME
+from psad_tf.beam.transforms.split import NEVER
 from psad_tf.beam.transforms.vocabularies import VOCABULARY_NAME
-from psad_tf.beam.writers import PARTS, OutputFile
-from psad_tf.data.records import IMPRESSIONS, INTERACTIONS, KINDS
+from psad_tf.data.records import IMPRESSIONS, KINDS
 from psad_tf.errors import InputError
 from psad_tf.features import AGE_SECONDS, HISTORY_PREFIX, SPLITS, FeatureDeclaration
 
@@ -35,29 +32,28 @@ STATISTICS = "statistics.json"
 
 
 class Reports:
-    """What the steps reported, added up."""
+    """What the job reported.
 
-    def __init__(self, reports: Iterable[tuple[str, Any]]) -> None:
-        self.counts: Counter[str] = Counter()
-        self.present: set[str] = set()
-        self.statistics: dict[str, DenseSummary] = {}
+    Args:
+        counts: The counts of all steps, added up.
+        summary: (kind, payload) pairs: `files`, `mistakes`, `split_points` and `statistics`.
+    """
+
+    def __init__(self, counts: Counter[str], summary: Iterable[tuple[str, Any]]) -> None:
+        self.counts = counts
+        self.statistics: dict[str, dict[str, Any]] = {}
         self.files: list[dict[str, Any]] = []
         self.split_points: list[int | None] = [None, None]
         self.mistakes: list[str] = []
-        for kind, payload in reports:
-            if kind == "counts":
-                self.counts.update(payload)
-            elif kind == "present":
-                self.present.update(payload)
-            elif kind == "mistakes":
-                self.mistakes.extend(payload)
-            elif kind == "file":
+        for kind, payload in summary:
+            if kind == "files":
                 self.files.append(payload)
+            elif kind == "mistakes":
+                self.mistakes.append(payload)
             elif kind == "split_points":
-                self.split_points = list(payload)
-            elif kind == "statistics":
-                for key, fields in payload.items():
-                    self.statistics.setdefault(key, DenseSummary()).merge(DenseSummary(**fields))
+                self.split_points = [None if point == NEVER else point for point in payload]
+            else:
+                self.statistics = payload
 
     def dropped(self, kind: str) -> dict[str, int]:
         """Dead letters of a kind by reason."""
@@ -79,18 +75,18 @@ class Reports:
             others = len(self.mistakes) - 1
             raise InputError(min(self.mistakes) + (f" (and {others} more such files)" if others else ""))
         counts = self.counts
-        written = sum(counts[f"lists/{split}"] for split in SPLITS)
+        written = self._written()
         if not written:
             dropped = self.dropped(IMPRESSIONS) or self.dropped("rows")
             why = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "the files are empty"
             raise InputError(f"no impression can be used ({why})")
         for feature in self._declared(declaration):
-            if feature not in self.present:
+            if not counts[f"coverage/{feature}"]:
                 raise InputError(
                     f"feature {feature!r} is declared but occurs in no record: "
                     "correct its name in the declaration or add it to the logs"
                 )
-        if LABEL not in self.present:
+        if not counts[f"coverage/{LABEL}"]:
             names = ", ".join(sorted({repr(rule.feedback) for rule in declaration.label.grades}))
             raise InputError(
                 f"label: no candidate has feedback {names}: correct the declaration's label rules"
@@ -98,16 +94,14 @@ class Reports:
         if not counts["lists/train"]:
             raise InputError(f"no list is in the train split ({written} in the others)")
 
+    def _written(self) -> int:
+        return sum(self.counts[f"lists/{split}"] for split in SPLITS)
+
     def _declared(self, declaration: FeatureDeclaration) -> Iterable[str]:
-        yield from (feature.name for feature in declaration.context_categorical)
-        yield from (feature.name for feature in declaration.context_dense)
-        yield from (feature.name for feature in declaration.candidate_categorical)
-        yield from (feature.name for feature in declaration.candidate_dense)
-        if self.counts[f"{INTERACTIONS}/kept"]:
-            yield from (HISTORY_PREFIX + feature.name for feature in declaration.history.categorical)
-            for feature in declaration.history.dense:
-                if feature.name != AGE_SECONDS:
-                    yield HISTORY_PREFIX + feature.name
+        any_history = self._written() > self.counts["joins/lists_without_history"]
+        for name in _names(declaration):
+            if name != HISTORY_PREFIX + AGE_SECONDS and (any_history or not name.startswith(HISTORY_PREFIX)):
+                yield name
 
     def manifest(
         self, declaration: FeatureDeclaration, options: dict[str, Any], files: dict[str, dict[str, Any]]
@@ -118,7 +112,7 @@ class Reports:
         for kind in (*KINDS, "rows"):
             entry: dict[str, Any] = {"read": counts[f"{kind}/read"], "dropped": self.dropped(kind)}
             if kind == IMPRESSIONS:
-                entry["written"] = sum(counts[f"lists/{split}"] for split in SPLITS)
+                entry["written"] = self._written()
                 entry["truncated"] = counts["impressions/truncated"]
             else:
                 entry["kept"] = counts[f"{kind}/kept"]
@@ -132,10 +126,14 @@ class Reports:
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "lists": {split: counts[f"lists/{split}"] for split in SPLITS},
             "candidates": {split: counts[f"candidates/{split}"] for split in SPLITS},
+            "positives": {split: counts[f"positives/{split}"] for split in SPLITS},
             "counts": {**impressions, **by_kind},
             "joins": {
                 name: counts[f"joins/{name}"]
                 for name in ("lists_without_history", "lists_without_user", "candidates_without_item")
+            },
+            "coverage": {
+                name: counts[f"coverage/{name}"] for name in dict.fromkeys((*_names(declaration), LABEL))
             },
             "split_points": dict(zip(("valid_from", "test_from"), self.split_points, strict=True)),
             "files": files,
@@ -148,11 +146,7 @@ class Reports:
         counts = self.counts
         wrong = []
         for kind in (*KINDS, "rows"):
-            used = (
-                sum(counts[f"lists/{split}"] for split in SPLITS)
-                if kind == IMPRESSIONS
-                else counts[f"{kind}/kept"]
-            )
+            used = self._written() if kind == IMPRESSIONS else counts[f"{kind}/kept"]
             dropped = sum(self.dropped(kind).values())
             if counts[f"{kind}/read"] != used + dropped:
                 wrong.append(f"{kind}: {counts[f'{kind}/read']} read, {used} used, {dropped} dropped")
@@ -180,9 +174,7 @@ def finish(
             FileSystems.join(folder, PARTS, info["part"]), FileSystems.join(folder, *info["name"].split("/"))
         )
         files[info["name"]] = {key: info[key] for key in ("sha256", "bytes", "records")}
-    statistics = {
-        key: reports.statistics.get(key, DenseSummary()).to_dict() for key in declaration.dense_keys
-    }
+    statistics = reports.statistics
     schema = record_schema(declaration)
     texts = {
         STATISTICS: (_json(statistics), len(statistics)),
@@ -201,20 +193,25 @@ def _write_empty_files(
     folder: str, reports: Reports, declaration: FeatureDeclaration, options: PreprocessOptions
 ) -> None:
     """A shard without lists and a vocabulary without values are files too."""
+    count, level = options.num_shards, options.compression_level
+    wanted = {SHARD_NAME.format(split, shard, count): level for split in SPLITS for shard in range(count)}
+    wanted |= {VOCABULARY_NAME.format(vocabulary): 0 for vocabulary in declaration.vocabularies}
     there = {info["name"] for info in reports.files}
-    for split in SPLITS:
-        for shard in range(options.num_shards):
-            name = SHARD_NAME.format(split, shard, options.num_shards)
-            if name not in there:
-                with OutputFile(folder, name, options.compression_level) as file:
-                    pass
-                reports.files.append(file.info())
-    for vocabulary in declaration.vocabularies:
-        name = VOCABULARY_NAME.format(vocabulary)
+    for name, gzip_level in wanted.items():
         if name not in there:
-            with OutputFile(folder, name) as file:
+            with OutputFile(folder, name, gzip_level) as file:
                 pass
             reports.files.append(file.info())
+
+
+def _names(declaration: FeatureDeclaration) -> Iterable[str]:
+    """The name on the wire of every declared feature."""
+    yield from (feature.name for feature in declaration.context_categorical)
+    yield from (feature.name for feature in declaration.context_dense)
+    yield from (feature.name for feature in declaration.candidate_categorical)
+    yield from (feature.name for feature in declaration.candidate_dense)
+    yield from (HISTORY_PREFIX + feature.name for feature in declaration.history.categorical)
+    yield from (HISTORY_PREFIX + feature.name for feature in declaration.history.dense)
 
 
 def _json(data: Any) -> str:
@@ -235,7 +232,5 @@ def _rename(source: str, target: str) -> None:
 
 def read_json(path: str) -> Any:
     """Reads JSON from any Beam file system."""
-    with contextlib.closing(
-        FileSystems.open(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
-    ) as file:
+    with contextlib.closing(open_file(path)) as file:
         return json.loads(file.read())

@@ -47,8 +47,8 @@ class PreprocessOptions:
 
     Args:
         split: Which lists train, validate and test.
-        num_shards: Files a split.
-        num_partitions: Parts the data is cut into between steps: the most workers a step can use.
+        num_shards: Files a split, and the most workers that write lists. A shard is sorted as a whole: give
+            about one a 100 MB of compressed logs.
         vocabulary_min_count: A value seen less often in training lists is left to "out of vocabulary".
         vocabulary_cap: The most values a vocabulary keeps, the most frequent.
         long_lists: `drop` makes a list longer than the declaration's `max_candidates` a dead letter,
@@ -57,12 +57,13 @@ class PreprocessOptions:
         session_gap_seconds: In logs without request ids, a pause of more than this starts a new list.
         latest_time: Seconds; a later record is a dead letter. None means the moment the job starts.
         compression_level: Of the gzip files, 1 (fast) to 9 (small).
-        buffer_bytes: Memory a worker may use to sort before it writes to disk.
+        buffer_bytes: Memory for sorting the values of one key; more are sorted on local disk.
+        side_input_bytes: Item files of more bytes than this are joined by a shuffle instead of being held by
+            each worker.
     """
 
     split: SplitPolicy = SplitPolicy()
     num_shards: int = 4
-    num_partitions: int = 8
     vocabulary_min_count: int = 1
     vocabulary_cap: int = 1_000_000
     long_lists: Literal["drop", "truncate"] = "drop"
@@ -71,11 +72,11 @@ class PreprocessOptions:
     latest_time: int | None = None
     compression_level: int = 4
     buffer_bytes: int = 48 << 20
+    side_input_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
         for name in (
             "num_shards",
-            "num_partitions",
             "vocabulary_min_count",
             "vocabulary_cap",
             "min_candidates",

@@ -1,15 +1,14 @@
 """The job from raw logs to training lists.
 
-ranges of files
-   | ReadRecords        check, dead letters
-   | Deduplicate        one impression a request id
-   | FindSplitPoints    where training ends and validation and test begin
-   | BuildItemTable     item attributes
-   | JoinHistories      user, items and history as of the request; labels; encoding
-   | WriteShards        gzip TFRecords of ExampleListWithContext
-   | RankValues, WriteVocabularies
-   | WriteDeadLetters
-   | Collect            counts, statistics and files, for the manifest
+impressions, rows, interactions, users, items   ReadRecords: read, check, dead letters
+    rows         | AssembleRows                 one impression a request or session
+    all by user  | JoinHistories                user and history as of the request
+    impressions  | FindSplitPoints              where training ends and validation and test begin
+    items        | JoinItems                    one row an item: a side input, or by shuffle where many
+    all by shard | WriteLists                   one copy of a request; encoding; labels; TFRecords
+    training lists | DenseStatistics, WriteVocabularies
+    dead letters | WriteDeadLetters
+    counts are Beam metrics; files, split points and statistics go to the program that started the job
 """
 
 from __future__ import annotations
@@ -19,93 +18,112 @@ import errno
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
+from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from psad_tf.beam.dead_letters import WriteDeadLetters
+from psad_tf.beam.dead_letters import COUNTS, DEAD, WriteDeadLetters
 from psad_tf.beam.manifest import MANIFEST, SCHEMA, STATISTICS, Reports, finish, read_json
-from psad_tf.beam.messages import REPORT, Handler, Message, Step, of_topic
 from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.output_file import PARTS, create
 from psad_tf.beam.progress import shown_progress
 from psad_tf.beam.runners import make_runner, parse_beam_options
-from psad_tf.beam.sorted_runs import create
 from psad_tf.beam.sources import FileRange, RawInputs, find_ranges
-from psad_tf.beam.transforms.deduplicate import Deduplicate
-from psad_tf.beam.transforms.histories import JoinHistories
-from psad_tf.beam.transforms.items import BuildItemTable
-from psad_tf.beam.transforms.read import ReadRecords
-from psad_tf.beam.transforms.rows import AssembleRows
-from psad_tf.beam.transforms.shards import WriteShards
+from psad_tf.beam.transforms.items import SHIPPED, JoinItems
+from psad_tf.beam.transforms.lists import TRAINING, WriteLists
+from psad_tf.beam.transforms.read import MISTAKES, ReadRecords
+from psad_tf.beam.transforms.rows import ROWS, AssembleRows
 from psad_tf.beam.transforms.split import FindSplitPoints
-from psad_tf.beam.transforms.vocabularies import RankValues, WriteVocabularies
-from psad_tf.beam.writers import PARTS
+from psad_tf.beam.transforms.statistics import DenseStatistics
+from psad_tf.beam.transforms.timeline import NEEDED, JoinHistories
+from psad_tf.beam.transforms.vocabularies import WriteVocabularies
+from psad_tf.data.records import IMPRESSIONS, INTERACTIONS, ITEMS, KINDS, USERS
 from psad_tf.errors import InputError
 from psad_tf.features import SPLITS, FeatureDeclaration
 from psad_tf.files import check_replaceable, replaced_directory
 
-WORK = ".work"
-_REPORTS = "reports.json"
+_SUMMARY = "summary.json"
 _OURS = frozenset({MANIFEST, SCHEMA, STATISTICS, "vocabularies", "dead_letters", *SPLITS})
 
 
 class MakeLists(beam.PTransform):
-    """File ranges -> the files of the output folder, under `.parts/`; `finish` names them.
+    """The start of a pipeline -> the files of the output folder, under `.parts/`; `finish` names them.
 
     Args:
+        ranges: The parts of the input files.
         folder: The output folder, that every worker can reach.
         declaration: The features.
         options: The job's options; `latest_time` is set.
     """
 
-    def __init__(self, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
+    def __init__(
+        self,
+        ranges: Sequence[FileRange],
+        folder: str,
+        declaration: FeatureDeclaration,
+        options: PreprocessOptions,
+    ) -> None:
         super().__init__()
+        self._ranges = ranges
         self._folder = folder
         self._declaration = declaration
         self._options = options
 
-    def expand(self, ranges: beam.PCollection) -> beam.PCollection:
+    def expand(self, start: Any) -> beam.PCollection:
         folder, declaration, options = self._folder, self._declaration, self._options
-        work = FileSystems.join(folder, WORK)
-        partitions = options.num_partitions
+        read = {
+            kind: start | f"Read {kind}" >> ReadRecords(kind, self._ranges, declaration, options)
+            for kind in KINDS
+        }
+        rows = read[IMPRESSIONS][ROWS] | "Assemble rows" >> AssembleRows(declaration, options)
+        requests = (read[IMPRESSIONS].records, rows.records) | "Requests" >> beam.Flatten()
+        timeline = (requests, read[INTERACTIONS].records, read[USERS].records) | "Timeline" >> beam.Flatten()
+        many_items = sum(each.stop for each in self._ranges if each.kind == ITEMS) > options.side_input_bytes
+        joined = timeline | "Join histories" >> JoinHistories(declaration, options, needed=many_items)
+        items = (read[ITEMS].records, joined[NEEDED]) | "Join items" >> JoinItems(declaration, options)
+        points = requests | "Find split points" >> FindSplitPoints(options.split)
+        by_shard = (joined.joined, items[SHIPPED]) | "Lists and items" >> beam.Flatten()
+        lists = by_shard | "Write lists" >> WriteLists(
+            folder, declaration, options, points, None if many_items else items["items"]
+        )
+        training = lists[TRAINING]
+        dead = [each[DEAD] for each in (*read.values(), rows, joined, items, lists)]
+        summary = {
+            "files": (
+                lists.files,
+                training | "Write vocabularies" >> WriteVocabularies(folder, declaration, options),
+                dead | "Dead letters" >> beam.Flatten()
+                | "Write dead letters" >> WriteDeadLetters(folder, options.num_shards),
+            ),
+            "mistakes": [each[MISTAKES] for each in read.values()],
+            "split_points": [points],
+            "statistics": [training | "Statistics" >> DenseStatistics(declaration)],
+        }  # fmt: skip
         return (
-            ranges
-            | "Read" >> ReadRecords(work, declaration, options)
-            | "Assemble rows" >> AssembleRows(work, declaration, options)
-            | "Deduplicate" >> Deduplicate(work, partitions, options.buffer_bytes)
-            | "Find split points" >> FindSplitPoints(options.split, partitions)
-            | "Build item table" >> BuildItemTable(work, declaration, partitions)
-            | "Join histories" >> JoinHistories(work, declaration, options)
-            | "Write shards" >> WriteShards(folder, options.num_shards, options.compression_level)
-            | "Rank values" >> RankValues(work, options.vocabulary_min_count)
-            | "Write vocabularies"
-            >> WriteVocabularies(folder, declaration.vocabularies, options.vocabulary_cap)
-            | "Write dead letters" >> WriteDeadLetters(folder, partitions)
-            | "Collect" >> Collect(work)
+            [
+                each | f"Report {kind} {number}" >> beam.Map(_reported, kind)
+                for kind, reported in summary.items()
+                for number, each in enumerate(reported)
+            ]
+            | "Reports" >> beam.Flatten()
+            | "All reports" >> beam.GroupByKey()
+            | "Write summary" >> beam.Map(_write_summary, folder)
         )
 
 
-class Collect(Step):
-    """Every report -> `.work/reports.json`."""
-
-    def __init__(self, folder: str) -> None:
-        super().__init__(_Collect(folder))
+def _reported(payload: Any, kind: str) -> tuple[None, str]:
+    return None, json.dumps((kind, payload))
 
 
-class _Collect(Handler):
-    topics = (REPORT,)
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-
-    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
-        with contextlib.closing(create(FileSystems.join(self._folder, _REPORTS))) as file:
-            file.write(json.dumps(of_topic(received, REPORT)).encode())
-        return ()
+def _write_summary(grouped: tuple[None, Iterable[str]], folder: str) -> None:
+    with contextlib.closing(create(FileSystems.join(folder, PARTS, _SUMMARY))) as file:
+        file.write(f"[{','.join(grouped[1])}]".encode())
 
 
 def preprocess(
@@ -161,13 +179,7 @@ def _run(
     pipeline_options: PipelineOptions,
 ) -> Reports:
     pipeline = beam.Pipeline(runner=make_runner(pipeline_options), options=pipeline_options)
-    (
-        pipeline
-        | "Files" >> beam.Create(ranges)
-        | "Spread" >> beam.Reshuffle()
-        | "Make lists" >> MakeLists(folder, declaration, options)
-    )
-    result = None
+    pipeline | "Make lists" >> MakeLists(ranges, folder, declaration, options)
     try:
         result = pipeline.run()
         result.wait_until_finish()
@@ -176,25 +188,19 @@ def _run(
         if f"[Errno {errno.ENOSPC}]" in str(error):
             raise InputError(f"{folder}: the disk is full") from error
         raise
-    finally:
-        # Dask's result keeps its client, and a cluster of its own if it made one, until they are closed.
-        client = getattr(result, "client", None)
-        if client is not None:
-            client.close()
-    path = FileSystems.join(folder, WORK, _REPORTS)
-    # Files without a single record make no report.
-    return Reports(read_json(path) if FileSystems.exists(path) else [])
+    counts: Counter[str] = Counter()
+    for counter in result.metrics().query(MetricsFilter().with_namespace(COUNTS))["counters"]:
+        counts[counter.key.metric.name] += counter.result
+    return Reports(counts, read_json(FileSystems.join(folder, PARTS, _SUMMARY)))
 
 
 @contextlib.contextmanager
 def _output_folder(path: str) -> Iterator[str]:
     if "://" not in path:
         with replaced_directory(path) as temporary:
-            for name in (WORK, PARTS):
-                os.mkdir(os.path.join(temporary, name))
+            os.mkdir(os.path.join(temporary, PARTS))
             yield temporary
-            for name in (WORK, PARTS):
-                shutil.rmtree(os.path.join(temporary, name))
+            shutil.rmtree(os.path.join(temporary, PARTS))
         return
     manifest = FileSystems.join(path, MANIFEST)
     if FileSystems.exists(manifest):
@@ -204,9 +210,8 @@ def _output_folder(path: str) -> Iterator[str]:
     try:
         yield path
     finally:
-        for name in (WORK, PARTS):
-            with contextlib.suppress(BeamIOError):
-                _delete_folder(FileSystems.join(path, name))
+        with contextlib.suppress(BeamIOError):
+            _delete_folder(FileSystems.join(path, PARTS))
 
 
 def _delete_folder(path: str) -> None:

@@ -9,14 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 
-from psad_tf.beam.writers import PARTS
+from psad_tf.beam.output_file import PARTS
 
 _EVERY_SECONDS = 10.0
 
 
 @contextlib.contextmanager
 def shown_progress(folder: str) -> Iterator[None]:
-    """Prints a line every ten seconds: time, data sorted so far and files written.
+    """Prints a line every ten seconds: the time and the files written so far.
 
     Args:
         folder: The folder that the job writes; nothing is shown where it is not local.
@@ -37,20 +37,10 @@ def shown_progress(folder: str) -> Iterator[None]:
 def _show(folder: str, done: threading.Event) -> None:
     start = time.monotonic()
     while not done.wait(_EVERY_SECONDS):
-        seconds = int(time.monotonic() - start)
-        _, sorted_bytes = _size(os.path.join(folder, ".work"))
-        files, written_bytes = _size(os.path.join(folder, PARTS))
-        print(
-            f"preprocess: {seconds} s, {sorted_bytes / 1e6:.0f} MB sorted, "
-            f"{files} files of {written_bytes / 1e6:.0f} MB written",
-            file=sys.stderr,
+        sizes = []
+        with contextlib.suppress(OSError), os.scandir(os.path.join(folder, PARTS)) as parts:
+            sizes = [part.stat().st_size for part in parts]
+        written = (
+            f"{len(sizes)} files of {sum(sizes) / 1e6:.0f} MB written" if sizes else "reading and joining"
         )
-
-
-def _size(folder: str) -> tuple[int, int]:
-    files = total = 0
-    with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in entries:
-            with contextlib.suppress(OSError):
-                files, total = files + 1, total + entry.stat().st_size
-    return files, total
+        print(f"preprocess: {int(time.monotonic() - start)} s, {written}", file=sys.stderr)

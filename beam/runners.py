@@ -13,9 +13,8 @@ from apache_beam.transforms.environments import Environment, SubprocessSDKEnviro
 
 from psad_tf.errors import InputError
 
-DASK = "apache_beam.runners.dask.dask_runner.DaskRunner"
 # Other runners pass options that Beam's Python does not know to their job server.
-_LOCAL = (None, "DirectRunner", "FnApiRunner", "DaskRunner", DASK)
+_LOCAL = (None, "DirectRunner", "FnApiRunner")
 
 
 def parse_beam_options(flags: Sequence[str]) -> PipelineOptions:
@@ -24,8 +23,6 @@ def parse_beam_options(flags: Sequence[str]) -> PipelineOptions:
     Raises:
         InputError: An option is not known, where only Beam's own can be meant, or has a wrong value.
     """
-    if any("DaskRunner" in flag for flag in flags):
-        _import_dask()
     try:
         options = PipelineOptions(list(flags))
         known = options.get_all_options()
@@ -43,8 +40,7 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
     """The runner that the options name.
 
     Beam's `DirectRunner` first tries to download another runner; here it means the one in Python that it
-    falls back to, in memory or, by `--direct_running_mode`, in several threads or processes. `DaskRunner` is
-    a short name for Beam's class.
+    falls back to, in memory or, by `--direct_running_mode`, in several threads or processes.
 
     Raises:
         InputError: There is no such runner, or a package that it needs is not installed.
@@ -53,9 +49,6 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
     if name in (None, "DirectRunner", "FnApiRunner"):
         in_processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
         return _ProcessRunner() if in_processes else FnApiRunner()
-    if name == "DaskRunner":
-        _import_dask()
-        name = DASK
     try:
         return create_runner(name)
     except (ValueError, ImportError) as error:
@@ -75,10 +68,3 @@ class _ProcessRunner(FnApiRunner):
     @_default_environment.setter
     def _default_environment(self, _: Environment) -> None:
         """Beam sets its own."""
-
-
-def _import_dask() -> None:
-    try:
-        import apache_beam.runners.dask.dask_runner  # noqa: F401 (makes its options known)
-    except ImportError as error:
-        raise InputError(f"DaskRunner needs the packages dask and distributed ({error})") from error

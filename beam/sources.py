@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
+import orjson
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
@@ -232,7 +233,11 @@ def _read_json_lines(file_range: FileRange) -> Iterator[RawRecord]:
 
 def _decoded(place: int, line: bytes) -> RawRecord:
     try:
-        return RawRecord(place, json.loads(line.decode("utf-8")), None, b"\\" not in line)
+        try:
+            data = orjson.loads(line)
+        except orjson.JSONDecodeError:  # NaN, which Python's own reader takes; or its reason is wanted
+            data = json.loads(line.decode("utf-8"))
+        return RawRecord(place, data, None, b"\\" not in line)
     except UnicodeDecodeError as error:
         reason, detail = "not_utf8", f"byte {error.start} of the line is not UTF-8"
     except json.JSONDecodeError as error:

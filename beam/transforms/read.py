@@ -1,35 +1,31 @@
-"""The first step: reads the raw records, checks them and sends each to where it is joined.
+"""The first step: reads the raw records of one kind, checks them and gives each to whom it is joined with.
 
-| record      | sent as                                       | topic         |
-|-------------|-----------------------------------------------|---------------|
-| impression  | by request id, to find duplicates             | `requests`    |
-| row of a flat log | by request id, or by user and time       | `rows`        |
-| interaction | by user, in time order                        | `timeline`    |
-| user        | by user, before all times                     | `timeline`    |
-| item        | by item                                       | `items`       |
+| kind         | output                                                                     |
+|--------------|----------------------------------------------------------------------------|
+| impressions  | (user id, travelling impression); rows of flat logs as `rows`              |
+| interactions | (user id, what `RecordEncoder.interaction` makes of it, with the order)    |
+| users        | (user id, the row and its source, before all times)                        |
+| items        | (item id, the row and its source)                                          |
 
-A file that is cut short or damaged is reported, and `stop` tells the next steps to make no lists of the rest.
+Dead letters are the output `dead`; a file that is cut short or damaged is told as `mistakes`, because of an
+exception a runner would print a traceback, and try the file again in vain.
 """
 
 from __future__ import annotations
 
-import marshal
-import struct
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
 
 from psad_tf.beam.columns import Columns
-from psad_tf.beam.dead_letters import DeadLetters
-from psad_tf.beam.messages import Message, messages, partition_of, report
+from psad_tf.beam.dead_letters import DEAD, CountingDoFn
 from psad_tf.beam.options import PreprocessOptions
-from psad_tf.beam.sorted_runs import RunWriter
-from psad_tf.beam.sources import FileRange, RawRecord, read_range
-from psad_tf.beam.transforms.check import ImpressionCheck
-from psad_tf.beam.transforms.declared_types import DeclaredTypes
-from psad_tf.beam.transforms.rows import ROWS, row_key
+from psad_tf.beam.sources import FileRange, read_range
+from psad_tf.beam.transforms.check import ATTRIBUTES, INTERACTION, DeclaredTypes, ImpressionCheck, to_json
+from psad_tf.beam.transforms.rows import ROWS, keyed_row
+from psad_tf.data.encode_record import RecordEncoder
 from psad_tf.data.records import (
     IMPRESSIONS,
     INTERACTIONS,
@@ -41,163 +37,120 @@ from psad_tf.data.records import (
     check_row,
 )
 from psad_tf.errors import InputError
-from psad_tf.features import AGE_SECONDS, FeatureDeclaration
+from psad_tf.features import FeatureDeclaration
 
-STOP = "stop"
-TIMELINE = "timeline"
-ITEM_ROWS = "items"
-
-# Order of a user's records of the same second: attributes, then requests, then what came of them.
-ATTRIBUTES, REQUEST, INTERACTION = 0, 1, 2
-_KEY = struct.Struct(">QB")
-_LENGTH = struct.Struct(">H")
+MISTAKES = "mistakes"
+Keyed = tuple[bytes, bytes]
 
 
 class ReadRecords(beam.PTransform):
-    """File ranges -> messages: sorted runs of checked records, dead letters and counts.
+    """The start of a pipeline -> the records of one kind of file, keyed as the table above says.
 
     Args:
-        folder: Where sorted runs are written.
+        kind: `impressions`, `interactions`, `users` or `items`.
+        ranges: The files' parts to read.
         declaration: The features; a value of the wrong type for its feature makes a dead letter.
         options: The job's options; `latest_time` is set.
     """
 
-    def __init__(self, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
+    def __init__(
+        self,
+        kind: str,
+        ranges: Sequence[FileRange],
+        declaration: FeatureDeclaration,
+        options: PreprocessOptions,
+    ) -> None:
         super().__init__()
-        self._arguments = (folder, declaration, options)
+        self._ranges = [each for each in ranges if each.kind == kind]
+        self._reader = _ReadRange(kind, declaration, options)
 
-    def expand(self, ranges: beam.PCollection) -> beam.PCollection:
-        return ranges | beam.ParDo(_ReadRecords(*self._arguments))
+    def expand(self, start: Any) -> DoOutputsTuple:
+        return (
+            start
+            | "Files" >> beam.Create(self._ranges)
+            | "Spread" >> beam.Reshuffle()
+            | "Read"
+            >> beam.ParDo(self._reader)
+            .with_output_types(Keyed, **{ROWS: Keyed, DEAD: bytes, MISTAKES: str})
+            .with_outputs(ROWS, DEAD, MISTAKES, main="records")
+        )
 
 
-class _ReadRecords(beam.DoFn):
-    def __init__(self, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
-        self._folder = folder
+class _ReadRange(CountingDoFn):
+    """Checks the records of one file range."""
+
+    def __init__(self, kind: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
+        self._kind = kind
         self._declaration = declaration
         self._options = options
 
-    def process(self, file_range: FileRange) -> Iterable[Message]:
-        reader = _RangeReader(file_range, self._folder, self._declaration, self._options)
+    def setup(self) -> None:
+        self._types = DeclaredTypes(self._declaration)
+        self._impressions = ImpressionCheck(self._declaration, self._options)
+        self._interaction = RecordEncoder(self._declaration, {}.get).interaction
+
+    def process(self, file_range: FileRange) -> Iterable[Any]:
+        columns = Columns(self._kind, self._declaration, text=file_range.format == "csv")
+        flat = file_range.format != "jsonl"
+        take = self._take
         try:
             for record in read_range(file_range):
-                reader.take(record)
+                data, kind = record.data, self._kind
+                if (
+                    kind == IMPRESSIONS
+                    and type(data) is dict
+                    and "item_id" in data
+                    and "candidates" not in data
+                ):
+                    kind = ROWS
+                self.counts[f"{kind}/read"] += 1
+                source = f"{file_range.name}:{record.place}"
+                try:
+                    if record.error is not None:
+                        raise record.error
+                    if flat or kind == ROWS:
+                        data = columns(data)
+                    if not record.plain:
+                        check_text(data, "")
+                    yield take[kind](self, data, source)
+                except RecordError as error:
+                    yield self.dead(kind, error, source, record.data)
+                except Exception as error:
+                    raise RuntimeError(f"{source}: this record of {kind} made an error") from error
         except InputError as error:
-            # Told and not raised: a runner would print a traceback, and try the file again in vain.
-            yield report("mistakes", [str(error)])
-            yield from messages(STOP, [(number, None) for number in range(self._options.num_partitions)])
-            return
-        yield from reader.close()
+            yield TaggedOutput(MISTAKES, str(error))
 
+    def _take_impression(self, data: Any, source: str) -> Keyed:
+        return self._impressions.take(data, source, self.counts)
 
-class _RangeReader:
-    """Checks and sends the records of one file range."""
-
-    def __init__(
-        self, file_range: FileRange, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions
-    ) -> None:
-        self._kind = file_range.kind
-        self._name = file_range.name
-        self._options = options
-        self._partitions = options.num_partitions
-        self._types = DeclaredTypes(declaration)
-        columns = Columns(file_range.kind, declaration, text=file_range.format == "csv")
-        self._columns = columns if file_range.format != "jsonl" else None
-        self._flat_columns = columns
-        self._dead = DeadLetters(folder, options.num_partitions)
-        self._impressions = ImpressionCheck(folder, declaration, options)
-        self._rows = RunWriter(folder, ROWS, options.buffer_bytes)
-        self._topic = ITEM_ROWS if file_range.kind == ITEMS else TIMELINE
-        self._runs = RunWriter(folder, self._topic, options.buffer_bytes)
-        self._counts: Counter[str] = Counter()
-        self._history_values = [
-            feature.name for feature in declaration.history.dense if feature.name != AGE_SECONDS
-        ]
-        self._pack_history = struct.Struct(f"<{len(self._history_values)}f").pack
-        self._take = {
-            INTERACTIONS: self._take_interaction,
-            USERS: self._take_user,
-            ITEMS: self._take_item,
-        }.get(file_range.kind, self._take_impression)
-
-    def take(self, record: RawRecord) -> None:
-        kind, take, data = self._kind, self._take, record.data
-        if kind == IMPRESSIONS and isinstance(data, dict) and "item_id" in data and "candidates" not in data:
-            kind, take = ROWS, self._take_row
-        self._counts[f"{kind}/read"] += 1
-        source = f"{self._name}:{record.place}"
-        try:
-            if record.error is not None:
-                raise record.error
-            if self._columns is not None:
-                data = self._columns(data)
-            elif kind == ROWS:
-                data = self._flat_columns(data)
-            if not record.plain:
-                check_text(data, "")
-            take(data, source)
-        except RecordError as error:
-            self._dead.add(kind, error, source, record.data)
-        except OSError:
-            raise  # the disk's trouble, not the record's
-        except Exception as error:
-            raise RuntimeError(f"{source}: this record of {kind} made an error") from error
-
-    def close(self) -> Iterable[Message]:
-        yield from messages(self._topic, self._runs.close())
-        yield from messages(ROWS, self._rows.close())
-        yield from self._impressions.close()
-        yield from self._dead.close()
-        yield report("counts", dict(self._counts))
-
-    def _take_impression(self, data: Any, source: str) -> None:
-        self._impressions.take(data, source)
-
-    def _take_row(self, data: Any, source: str) -> None:
+    def _take_row(self, data: Any, source: str) -> TaggedOutput:
         check_row(data, self._options.latest_time)
         self._types.check_row(data)
-        owner, key = row_key(data)
-        self._rows.add(partition_of(owner, self._partitions), key, marshal.dumps((data, source), 2))
+        return TaggedOutput(ROWS, keyed_row(data, source))
 
-    def _take_interaction(self, data: Any, source: str) -> None:
+    def _take_interaction(self, data: Any, source: str) -> Keyed:
         check_interaction(data, self._options.latest_time)
-        feedback = data.get("feedback") or {}
-        values = []
-        for name in self._history_values:
-            value = feedback.get(name)
-            values.append(float("nan") if value is None else value)
-        user_id, item_id = data["user_id"].encode(), data["item_id"].encode()
-        self._runs.add(
-            partition_of(user_id, self._partitions),
-            timeline_key(user_id, data["time"], INTERACTION, item_id),
-            self._pack_history(*values) + item_id,
-        )
+        self.counts["interactions/kept"] += 1
+        value = self._interaction(data["time"], data["item_id"], data.get("feedback"))
+        return data["user_id"].encode(), value[:8] + INTERACTION + value[8:]
 
-    def _take_user(self, data: Any, source: str) -> None:
+    def _take_user(self, data: Any, source: str) -> Keyed:
         check_attributes(data, "user_id")
         self._types.check_user(data)
-        user_id = data["user_id"].encode()
-        self._runs.add(
-            partition_of(user_id, self._partitions),
-            timeline_key(user_id, 0, ATTRIBUTES, b""),
-            marshal.dumps((data, source), 2),
-        )
+        return data["user_id"].encode(), bytes(8) + ATTRIBUTES + to_json([data, source])
 
-    def _take_item(self, data: Any, source: str) -> None:
+    def _take_item(self, data: Any, source: str) -> Keyed:
         check_attributes(data, "item_id")
         self._types.check_item(data)
-        self._runs.add(0, data["item_id"].encode(), marshal.dumps((data, source), 2))
+        return data["item_id"].encode(), to_json([data, source])
 
-
-def timeline_key(user_id: bytes, time: int, order: int, rest: bytes) -> bytes:
-    """Sorts a user's records together, in time order."""
-    return _LENGTH.pack(len(user_id)) + user_id + _KEY.pack(time, order) + rest
-
-
-def split_timeline_key(key: bytes) -> tuple[bytes, int, int]:
-    """(user id, time, order) of a `timeline_key`."""
-    end = 2 + int.from_bytes(key[:2], "big")
-    time, order = _KEY.unpack_from(key, end)
-    return key[2:end], time, order
+    _take: dict[str, Callable[[Any, Any, str], Any]] = {  # noqa: RUF012 (never changed)
+        IMPRESSIONS: _take_impression,
+        ROWS: _take_row,
+        INTERACTIONS: _take_interaction,
+        USERS: _take_user,
+        ITEMS: _take_item,
+    }
 
 
 def check_text(value: Any, where: str) -> None:

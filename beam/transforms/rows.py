@@ -6,8 +6,8 @@ order of time for each user, and a pause of more than `session_gap_seconds` star
 user and its first moment. A list's candidates stand by `initial_score`, the highest first; its time is the
 earliest row's, its context and split the first row's.
 
-`position` is the slot in which a row was shown. Where some rows of a list have one, the others were not
-shown.
+`position` is the slot in which a row was shown. Where some rows of a list have one, the others were
+not shown.
 
 In a session an item shown again is the same candidate: its best score, its best place, and the largest value
 of each feedback. A session may have several pages, each with its slot 0, so its slots are numbered anew:
@@ -16,105 +16,110 @@ by position, then by time.
 
 from __future__ import annotations
 
-import marshal
-import struct
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from psad_tf.beam.dead_letters import DeadLetters
-from psad_tf.beam.messages import Handler, Message, Step, of_topic, report
+import apache_beam as beam
+import orjson
+from apache_beam.pvalue import DoOutputsTuple
+
+from psad_tf.beam.dead_letters import DEAD, CountingDoFn
 from psad_tf.beam.options import PreprocessOptions
-from psad_tf.beam.sorted_runs import merge_runs
-from psad_tf.beam.transforms.check import ImpressionCheck
+from psad_tf.beam.transforms.check import ImpressionCheck, to_json
+from psad_tf.beam.transforms.sort_values import SortValues
+from psad_tf.data.encode_record import sortable
 from psad_tf.data.records import IMPRESSIONS, RecordError
 from psad_tf.features import FeatureDeclaration
 
 ROWS = "rows"
 # More rows than this of one list are not held in memory.
-MOST_ROWS = 20_000
-
-_LENGTH = struct.Struct(">H")
-_TIME = struct.Struct(">Q")
+MAX_ROWS = 20_000
+_REQUEST, _USER = b"r", b"u"
 
 Row = tuple[dict[str, Any], str]  # (data, source)
 
 
-def row_key(data: dict[str, Any]) -> tuple[bytes, bytes]:
-    """(what to partition a row by, what to sort it by): its request, or its user and time."""
+def keyed_row(data: dict[str, Any], source: str) -> tuple[bytes, bytes]:
+    """A row by its request, or by its user where it has none; the value sorts by time and item."""
     request_id = data.get("request_id")
-    name = (request_id if request_id is not None else data["user_id"]).encode()
-    owner = (b"r" if request_id is not None else b"u") + _LENGTH.pack(len(name)) + name
-    return owner, owner + _TIME.pack(data["time"]) + data["item_id"].encode()
+    owner = _USER + data["user_id"].encode() if request_id is None else _REQUEST + request_id.encode()
+    moment = data["time"].to_bytes(8, "big")
+    return owner, moment + sortable(data["item_id"]) + to_json([data, source])
 
 
-class AssembleRows(Step):
-    """Runs of rows -> runs of impressions by request id.
+class AssembleRows(beam.PTransform):
+    """Keyed rows -> travelling impressions by user, and dead letters.
 
     Args:
-        folder: Where sorted runs are written.
         declaration: The features.
         options: The job's options.
     """
 
-    def __init__(self, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
-        super().__init__(_AssembleRows(folder, declaration, options))
+    def __init__(self, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
+        super().__init__()
+        self._options = options
+        self._assemble = _AssembleRows(declaration, options)
+
+    def expand(self, rows: beam.PCollection) -> DoOutputsTuple:
+        return (
+            rows
+            | "By request or user" >> beam.GroupByKey()
+            | "Sort by time" >> SortValues(self._options.buffer_bytes)
+            | "Assemble"
+            >> beam.ParDo(self._assemble)
+            .with_output_types(tuple[bytes, bytes], **{DEAD: bytes})
+            .with_outputs(DEAD, main="records")
+        )
 
 
-class _AssembleRows(Handler):
-    topics = (ROWS,)
-
-    def __init__(self, folder: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
-        self._folder = folder
+class _AssembleRows(CountingDoFn):
+    def __init__(self, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
         self._declaration = declaration
         self._options = options
 
-    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
-        dead = DeadLetters(self._folder, self._options.num_partitions)
-        check = ImpressionCheck(self._folder, self._declaration, self._options)
-        counts: Counter[str] = Counter()
-        for rows in grouped(of_topic(received, ROWS), self._options.session_gap_seconds, dead):
-            counts["rows/kept"] += len(rows)
-            counts["impressions/read"] += 1
+    def setup(self) -> None:
+        self._check = ImpressionCheck(self._declaration, self._options)
+
+    def process(self, element: tuple[bytes, Iterable[bytes]]) -> Iterable[Any]:
+        owner, values = element
+        gap = self._options.session_gap_seconds if owner[:1] == _USER else None
+        for rows, beyond in lists_of_rows(values, gap):
+            for data, source in beyond:
+                detail = f"the list has more than {MAX_ROWS} rows"
+                yield self.dead(ROWS, RecordError("too_many_candidates", detail), source, data)
+            if not rows:
+                continue
+            self.counts["rows/kept"] += len(rows)
+            self.counts["impressions/read"] += 1
             source = rows[0][1]
             impression = assembled(rows)
             try:
-                check.take(impression, source)
+                yield self._check.take(impression, source, self.counts)
             except RecordError as error:
-                dead.add(IMPRESSIONS, error, source, impression)
-        yield from check.close()
-        yield from dead.close()
-        yield report("counts", dict(counts))
+                yield self.dead(IMPRESSIONS, error, source, impression)
 
 
-def grouped(runs: list[Any], gap_seconds: int, dead: DeadLetters) -> Iterator[list[Row]]:
-    """The rows of each list, in time order.
+def lists_of_rows(values: Iterable[bytes], gap: int | None) -> Iterator[tuple[list[Row], list[Row]]]:
+    """The rows of each list of one owner; of a list that is too long the others, one by one, as the second.
 
     Args:
-        runs: Runs of rows.
-        gap_seconds: A longer pause ends a session.
-        dead: Takes the rows of a list beyond `MOST_ROWS`.
+        values: The owner's rows in the order of time.
+        gap: A longer pause, in seconds, ends a list; None where only the owner does.
     """
     rows: list[Row] = []
-    owner = b""
     last_time = 0
-    for key, value in merge_runs(runs):
-        end = 3 + int.from_bytes(key[1:3], "big")
-        row = marshal.loads(value)
-        time = row[0]["time"]
-        pause = key[:1] == b"u" and time - last_time > gap_seconds
-        if rows and (key[:end] != owner or pause):
-            yield rows
+    for value in values:
+        time = int.from_bytes(value[:8], "big")
+        if rows and gap is not None and time - last_time > gap:
+            yield rows, []
             rows = []
-        owner, last_time = key[:end], time
-        if len(rows) < MOST_ROWS:
+        last_time = time
+        row = tuple(orjson.loads(value[value.index(b"\0\0[", 8) + 2 :]))
+        if len(rows) < MAX_ROWS:
             rows.append(row)
         else:
-            detail = f"the list has more than {MOST_ROWS} rows"
-            data, source = row
-            dead.add(ROWS, RecordError("too_many_candidates", detail), source, data)
-    if rows:
-        yield rows
+            yield [], [row]
+    yield rows, []
 
 
 def assembled(rows: list[Row]) -> dict[str, Any]:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import struct
-from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from psad_tf.beam.messages import Handler, Message, Step, messages, of_topic, report
+import apache_beam as beam
+
 from psad_tf.beam.options import SplitPolicy
-from psad_tf.beam.sorted_runs import Run, RunWriter, merge_runs
+from psad_tf.beam.transforms.check import Request
+from psad_tf.beam.transforms.sort_values import SortValues
 
-TIMES = "times"
-SPLIT_POINTS = "split_points"
 NEVER = 1 << 62
-_NUMBER = struct.Struct(">Q")
-_WAITING = 100_000
 
 
 class SplitPoints(NamedTuple):
     """From `valid_from` on lists validate, from `test_from` on they test."""
 
-    valid_from: int
-    test_from: int
+    valid_from: int = NEVER
+    test_from: int = NEVER
 
     def split(self, time: int) -> str:
         """The split of a request at `time`.
@@ -36,77 +32,69 @@ class SplitPoints(NamedTuple):
         return "valid" if time >= self.valid_from else "train"
 
 
-NO_SPLIT = SplitPoints(NEVER, NEVER)
-
-
-class TimeCounter:
-    """Counts requests a second, in bounded memory."""
-
-    def __init__(self, folder: str) -> None:
-        self._writer = RunWriter(folder, TIMES, buffer_bytes=16 << 20)
-        self._counts: Counter[int] = Counter()
-
-    def add(self, time: int) -> None:
-        """Counts one request."""
-        self._counts[time] += 1
-        if len(self._counts) > _WAITING:
-            self._send()
-
-    def close(self) -> Iterable[Message]:
-        """The runs of counts, by time."""
-        self._send()
-        yield from messages(TIMES, self._writer.close())
-
-    def _send(self) -> None:
-        for time, count in self._counts.items():
-            self._writer.add(0, _NUMBER.pack(time), _NUMBER.pack(count))
-        self._counts.clear()
-
-
-class FindSplitPoints(Step):
-    """Runs of requests a second -> the split points, sent to every partition.
+class FindSplitPoints(beam.PTransform):
+    """Travelling impressions by user -> the one `SplitPoints`; none where no time decides.
 
     With fractions v and t of n lists ordered by time, `valid_from` is the time of list floor(n (1 - v - t))
-    and `test_from` that of list floor(n (1 - t)), counting from 0: lists of the same second stay together.
-    Where every list has a split of its own there are no split points.
+    and `test_from` that of list floor(n (1 - t)), counting from 0: lists of the same second stay together. Of
+    a request's copies only the earliest counts.
 
     Args:
         policy: Fractions or moments.
-        partitions: How many partitions to send to.
     """
 
-    def __init__(self, policy: SplitPolicy, partitions: int) -> None:
-        super().__init__(_FindSplitPoints(policy, partitions))
-
-
-class _FindSplitPoints(Handler):
-    topics = (TIMES,)
-
-    def __init__(self, policy: SplitPolicy, partitions: int) -> None:
+    def __init__(self, policy: SplitPolicy) -> None:
+        super().__init__()
         self._policy = policy
-        self._partitions = partitions
 
-    def handle(self, partition: int, received: list[tuple[str, Any]]) -> Iterable[Message]:
-        points = find_split_points(self._policy, of_topic(received, TIMES))
-        yield report("split_points", tuple(None if point == NEVER else point for point in points))
-        for receiver in range(self._partitions):
-            yield SPLIT_POINTS, receiver, tuple(points)
+    def expand(self, requests: beam.PCollection) -> beam.PCollection:
+        policy = self._policy
+        if policy.valid_from is not None and policy.test_from is not None:
+            return requests.pipeline | beam.Create([SplitPoints(policy.valid_from, policy.test_from)])
+        return (
+            requests
+            | "Copies" >> beam.Map(_copy).with_output_types(tuple[bytes, bytes])
+            | "Earliest" >> beam.CombinePerKey(min)
+            | "Times" >> beam.FlatMap(_time_without_split).with_output_types(bytes)
+            | "Lists a second" >> beam.combiners.Count.PerElement()
+            | "Together" >> beam.MapTuple(_counted_time).with_output_types(tuple[None, bytes])
+            | "All" >> beam.GroupByKey()
+            | "Sort" >> SortValues()
+            | "Find" >> beam.MapTuple(lambda _, counts: find_split_points(policy, counts))
+        )
 
 
-def find_split_points(policy: SplitPolicy, runs: list[Run]) -> SplitPoints:
-    """The moments of the policy, or those that cut the counted requests by its fractions."""
-    if policy.valid_from is not None and policy.test_from is not None:
-        return SplitPoints(policy.valid_from, policy.test_from)
-    count = sum(_NUMBER.unpack(value)[0] for _, value in merge_runs(runs))
+def _copy(keyed: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    request = Request.of(keyed[1])
+    return request.digest, b"%b%b%c" % (request.time, request.copy, request.own_split)
+
+
+def _time_without_split(keyed: tuple[bytes, bytes]) -> Iterable[bytes]:
+    return () if keyed[1][-1] else (keyed[1][:8],)
+
+
+def _counted_time(time: bytes, count: int) -> tuple[None, bytes]:
+    return None, time + count.to_bytes(8, "big")
+
+
+def find_split_points(policy: SplitPolicy, counted: Iterable[bytes]) -> SplitPoints:
+    """The moments that cut the counted requests by the policy's fractions.
+
+    Args:
+        policy: Fractions.
+        counted: Times and how many requests each has, 8 bytes each, in the order of time.
+    """
+    times = [(int.from_bytes(each[:8], "big"), int.from_bytes(each[8:], "big")) for each in counted]
+    count = sum(number for _, number in times)
     # Shares are taken in whole millionths: 1 - 0.1 - 0.1 is not 0.8 in floats.
     valid = round(policy.valid_fraction * 1_000_000)
     test = round(policy.test_fraction * 1_000_000)
     ranks = (count * (1_000_000 - valid - test) // 1_000_000, count * (1_000_000 - test) // 1_000_000)
     found = [NEVER, NEVER]
     passed = 0
-    for key, value in merge_runs(runs):
-        passed += _NUMBER.unpack(value)[0]
+    for time, number in times:
+        passed += number
         for index, rank in enumerate(ranks):
             if found[index] == NEVER and passed > rank:
-                found[index] = _NUMBER.unpack(key)[0]
+                found[index] = time
     return SplitPoints(*found)

@@ -15,11 +15,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fractions import Fraction
 from typing import Any
 
+import apache_beam as beam
 import numpy as np
+
+from psad_tf.data.encode_record import ListValues
+from psad_tf.features import FeatureDeclaration
 
 _WAITING = 1 << 15
 
@@ -110,38 +114,66 @@ class DenseSummary:
         }
 
 
-class DenseStatistics:
-    """Summaries of several dense features, filled value by value.
+class DenseStatistics(beam.PTransform):
+    """Lists' values -> the one dictionary from the key of each dense feature to its `DenseSummary`.
 
     Args:
-        keys: The features' names on the wire.
-        logarithmic: For each, whether log(1 + max(x, 0)) is summarized instead of x.
+        declaration: The features; of one that takes a logarithm, log(1 + max(x, 0)) is summarized.
     """
 
-    def __init__(self, keys: Sequence[str], logarithmic: Sequence[bool]) -> None:
-        self._keys = tuple(keys)
-        self._logarithmic = tuple(logarithmic)
-        self._waiting: tuple[list[float], ...] = tuple([] for _ in keys)
-        self._summaries = tuple(DenseSummary() for _ in keys)
+    def __init__(self, declaration: FeatureDeclaration) -> None:
+        super().__init__()
+        self._combine = StatisticsFn(declaration)
 
-    def add(self, index: int, values: Iterable[float]) -> None:
-        """Adds values of the feature `keys[index]`."""
-        waiting = self._waiting[index]
-        waiting.extend(values)
-        if len(waiting) >= _WAITING:
-            self._empty(index)
+    def expand(self, lists: beam.PCollection) -> beam.PCollection:
+        return lists | "Summarize" >> beam.CombineGlobally(self._combine)
 
-    def close(self) -> dict[str, dict[str, Any]]:
-        """The summaries' fields by key."""
-        for index in range(len(self._keys)):
-            self._empty(index)
-        return {key: dataclasses.asdict(each) for key, each in zip(self._keys, self._summaries, strict=True)}
 
-    def _empty(self, index: int) -> None:
-        values = np.asarray(self._waiting[index], np.float64).astype(np.float32)
-        self._waiting[index].clear()
+class StatisticsFn(beam.CombineFn):
+    """Summaries of all dense features; values wait in lists, because numpy is slow on few of them."""
+
+    def __init__(self, declaration: FeatureDeclaration) -> None:
+        self._keys = declaration.dense_keys
+        dense = (*declaration.context_dense, *declaration.history.dense, *declaration.candidate_dense)
+        self._logarithmic = [feature.transform == "log1p_standardize" for feature in dense]
+
+    def create_accumulator(self, *args: Any, **kwargs: Any) -> list[tuple[list[float], DenseSummary]]:
+        return [([], DenseSummary()) for _ in self._keys]
+
+    def add_input(self, accumulator: Any, values: ListValues, *args: Any, **kwargs: Any) -> Any:
+        columns = [(value,) for value in values.context_dense]
+        for index, column in enumerate((*columns, *values.history_dense, *zip(*values.dense, strict=True))):
+            waiting, summary = accumulator[index]
+            waiting.extend(column)
+            if len(waiting) >= _WAITING:
+                self._empty(index, waiting, summary)
+        return accumulator
+
+    def merge_accumulators(self, accumulators: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        merged = self.create_accumulator()
+        for accumulator in accumulators:
+            for (_, total), (_, summary) in zip(merged, self.compact(accumulator), strict=True):
+                total.merge(summary)
+        return merged
+
+    def compact(self, accumulator: Any, *args: Any, **kwargs: Any) -> Any:
+        for index, (waiting, summary) in enumerate(accumulator):
+            self._empty(index, waiting, summary)
+        return accumulator
+
+    def extract_output(self, accumulator: Any, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
+        return {
+            key: summary.to_dict()
+            for key, (_, summary) in zip(self._keys, self.compact(accumulator), strict=True)
+        }
+
+    def _empty(self, index: int, waiting: list[float], summary: DenseSummary) -> None:
+        if not waiting:
+            return
+        values = np.asarray(waiting, np.float64).astype(np.float32)
+        waiting.clear()
         if self._logarithmic[index]:
             # Rounded to 32 bits again, as the model computes it; the float64 logarithm is right to the last
             # bit kept.
             values = np.log1p(np.maximum(values.astype(np.float64), 0.0)).astype(np.float32)
-        self._summaries[index].add(values)
+        summary.add(values)

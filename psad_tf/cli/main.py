@@ -19,6 +19,7 @@ COMMANDS = {
     "build-lists": "build_lists",
     "simulate": "simulate",
     "preprocess": "preprocess",
+    "flink": "flink",
     "train": "train",
     "evaluate": "evaluate",
     "export": "export",

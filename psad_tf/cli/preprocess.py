@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--valid_from", type=int, help="seconds since 1970 UTC from which lists validate")
     parser.add_argument("--test_from", type=int, help="seconds since 1970 UTC from which lists test")
     parser.add_argument("--num_shards", type=int, default=4, help="files a split")
-    parser.add_argument("--num_partitions", type=int, default=8, help="the most workers a step can use")
     parser.add_argument(
         "--vocabulary_min_count", type=int, default=1, help="rarer values are out of vocabulary"
     )

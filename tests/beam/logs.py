@@ -13,7 +13,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import tensorflow as tf
@@ -21,6 +21,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline
 from tensorflow_serving.apis import input_pb2
 
+from psad_tf.beam.dead_letters import COUNTS, DEAD
 from psad_tf.data.records import read_json_lines
 from psad_tf.features import (
     CategoricalFeature,
@@ -63,30 +64,55 @@ def pipeline() -> TestPipeline:
     return TestPipeline(runner=FnApiRunner())
 
 
-def through(transform: beam.PTransform, sent: Iterable[Any], folder: Path) -> list[Any]:
-    """Everything that a transform gives for what is sent through it, in a test pipeline of its own."""
+class Outputs(NamedTuple):
+    """What a transform gave in a test pipeline of its own: elements by output, dead letters and counts."""
+
+    elements: dict[str, list[Any]]
+    letters: list[dict[str, Any]]
+    counts: Counter[str]
+
+
+def outputs(transform: beam.PTransform, folder: Path, sent: Any = None) -> Outputs:
+    """Runs a transform on what is sent through it, or from the start of a pipeline.
+
+    Args:
+        transform: The transform; it may have several outputs.
+        folder: A folder for what it gives.
+        sent: A list, or a tuple of lists where it takes several PCollections.
+    """
     kept = Path(tempfile.mkdtemp(dir=folder))
-    with pipeline() as test_pipeline:
-        test_pipeline | beam.Create(list(sent)) | transform | beam.Map(_keep, kept)
-    return [pickle.loads(path.read_bytes()) for path in kept.iterdir()]
+    test_pipeline = pipeline()
+    start: Any = test_pipeline
+    if isinstance(sent, tuple):
+        start = tuple(test_pipeline | f"Sent {n}" >> beam.Create(each) for n, each in enumerate(sent))
+    elif sent is not None:
+        start = test_pipeline | beam.Create(sent)
+    made = start | "Tested" >> transform
+    if isinstance(made, beam.PCollection):
+        named = {"": made}
+    else:
+        named = {tag or made._main_tag: made[tag] for tag in (made._main_tag, *made._tags)}
+    for name, each in named.items():
+        (kept / name).mkdir(exist_ok=True)
+        each | f"Keep {name}" >> beam.Map(_keep, kept / name)
+    result = test_pipeline.run()
+    result.wait_until_finish()
+    counts = Counter(
+        {each.key.metric.name: each.result for each in result.metrics().query()["counters"]
+         if each.key.metric.namespace == COUNTS}
+    )  # fmt: skip
+    elements = {
+        name: [pickle.loads(path.read_bytes()) for path in (kept / name).iterdir() if path.is_file()]
+        for name in named
+    }
+    letters = [json.loads(each.partition(b"\0")[2]) for each in elements.pop(DEAD, [])]
+    return Outputs(elements, letters, counts)
 
 
 def _keep(element: Any, folder: Path) -> None:
+    if isinstance(element, tuple) and len(element) == 2 and not isinstance(element[1], bytes | str | int):
+        element = (element[0], list(element[1]))
     (folder / uuid.uuid4().hex).write_bytes(pickle.dumps(element))
-
-
-def payloads(sent: Iterable[Any], topic: str) -> list[Any]:
-    """The payloads of one topic of messages."""
-    return [payload for name, _, payload in sent if name == topic]
-
-
-def counts(sent: Iterable[Any]) -> Counter[str]:
-    """The counts that messages report, added up."""
-    total: Counter[str] = Counter()
-    for kind, payload in payloads(sent, "report"):
-        if kind == "counts":
-            total.update(payload)
-    return total
 
 
 def impression(number: int, user: int, time: int, items: Iterable[int], seed: int = 0) -> dict[str, Any]:

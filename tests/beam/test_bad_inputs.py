@@ -12,10 +12,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from psad_tf.beam.dead_letters import DEAD
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.pipeline import preprocess
-from psad_tf.beam.sorted_runs import merge_runs
 from psad_tf.beam.sources import RawInputs, find_ranges
 from psad_tf.beam.transforms.read import ReadRecords
 from psad_tf.errors import InputError
@@ -23,7 +21,7 @@ from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
 NOW = logs.START + 10**6
-OPTIONS = PreprocessOptions(num_shards=1, num_partitions=3, latest_time=NOW, min_candidates=2)
+OPTIONS = PreprocessOptions(num_shards=1, latest_time=NOW, min_candidates=2)
 
 
 def _impression(**changes):
@@ -255,10 +253,9 @@ def test_a_bad_row_of_columns_is_a_dead_letter_with_its_reason(tmp_path, file_fo
         with open(tmp_path / "log.avro", "wb") as file:
             fastavro.writer(file, schema, [record])
     (each,) = find_ranges(RawInputs((), interactions=(f"{tmp_path}/log.{file_format}",)))
-    found = logs.through(ReadRecords(str(tmp_path), DECLARATION, OPTIONS), [each], tmp_path)
-    assert logs.counts(found) == {"interactions/read": 1, f"interactions/dropped/{reason}": 1}
-    ((_, line),) = merge_runs(logs.payloads(found, DEAD))
-    letter = json.loads(line)
+    found = logs.outputs(ReadRecords("interactions", [each], DECLARATION, OPTIONS), tmp_path)
+    assert found.counts == {"interactions/read": 1, f"interactions/dropped/{reason}": 1}
+    (letter,) = found.letters
     assert (letter["reason"], letter["source"]) == (reason, f"log.{file_format}:0")
     assert "item_id" in letter["record"] or letter["record"][1] == "item-1"
 
@@ -356,7 +353,7 @@ def test_an_output_folder_that_is_a_file_is_refused_and_kept(tmp_path):
 def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     raw = logs.write_folder(tmp_path / "raw", logs.records(lists=3))
     # The kernel's own device that is always full.
-    monkeypatch.setattr("psad_tf.beam.sorted_runs.create", lambda path: open("/dev/full", "wb"))
+    monkeypatch.setattr("psad_tf.beam.output_file.create", lambda path: open("/dev/full", "wb"))
     with pytest.raises(InputError, match=r"lists\S*: the disk is full$"):
         preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]

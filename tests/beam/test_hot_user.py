@@ -1,4 +1,4 @@
-"""A user with a million interactions costs time, not memory."""
+"""A user with a million interactions costs little memory beside the runner's own."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from psad_tf.beam.pipeline import preprocess
 from psad_tf.features import load_declaration
 
 for folder in sys.argv[1:]:
-    options = PreprocessOptions(num_shards=1, num_partitions=4, buffer_bytes=8 << 20)
+    options = PreprocessOptions(num_shards=1, buffer_bytes=8 << 20)
     preprocess(folder, folder + "-lists", load_declaration(folder + "/features.json"), options=options)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """

@@ -17,7 +17,7 @@ from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
 LATEST = logs.START + 10**7
-OPTIONS = PreprocessOptions(num_shards=2, num_partitions=3, latest_time=LATEST)
+OPTIONS = PreprocessOptions(num_shards=2, latest_time=LATEST)
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +150,8 @@ def test_the_manifest_tells_what_is_there(made):
     ]  # fmt: skip
 
 
-def test_the_number_of_partitions_and_buffers_changes_no_byte(made, raw, tmp_path):
-    options = dataclasses.replace(OPTIONS, num_partitions=7, buffer_bytes=2000)
+def test_the_size_of_buffers_changes_no_byte(made, raw, tmp_path):
+    options = dataclasses.replace(OPTIONS, buffer_bytes=2000)
     preprocess(raw, tmp_path / "lists", DECLARATION, options=options)
     assert logs.digests(tmp_path / "lists") == logs.digests(made[0])
 

@@ -19,8 +19,8 @@ from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = PreprocessOptions(num_shards=2, num_partitions=3, latest_time=logs.START * 2)
-FLAGS = ["--num_shards=2", "--num_partitions=3", f"--latest_time={logs.START * 2}"]
+OPTIONS = PreprocessOptions(num_shards=2, latest_time=logs.START * 2)
+FLAGS = ["--num_shards=2", f"--latest_time={logs.START * 2}"]
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +64,8 @@ def damaged(tmp_path_factory):
     return folder
 
 
-def _refuses(damaged, output, flags):
-    with pytest.raises(InputError, match=r"impressions\.jsonl\.gz: the file is cut short or damaged"):
-        preprocess(damaged, output, DECLARATION, options=OPTIONS, pipeline_options=flags)
-    assert not output.exists()
-
-
 def test_worker_processes_make_the_same_bytes_though_pythons_path_has_a_space(
-    raw, expected, tmp_path, capfd, monkeypatch
+    raw, expected, damaged, tmp_path, capfd, monkeypatch
 ):
     python = tmp_path / "a folder" / "python"
     python.parent.mkdir()
@@ -82,30 +76,9 @@ def test_worker_processes_make_the_same_bytes_though_pythons_path_has_a_space(
     manifest = preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS, pipeline_options=flags)
     _equal(tmp_path / "lists", manifest, expected)
     assert capfd.readouterr().err.count("sdk harness starting") == 2
-
-
-def test_a_dask_cluster_of_worker_processes_makes_the_same_bytes(raw, expected, damaged, tmp_path):
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
-    ) as cluster:
-        worked = set()
-
-        class Watch(distributed.diagnostics.plugin.SchedulerPlugin):
-            def transition(self, key, start, finish, *arguments, **options):
-                if finish == "memory":
-                    worked.add(options["worker"])
-
-        cluster.scheduler.add_plugin(Watch())
-        flags = [
-            "--runner=DaskRunner",
-            f"--dask_client_address={cluster.scheduler_address}",
-            "--dask_npartitions=2",
-        ]
-        manifest = preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS, pipeline_options=flags)
-        _equal(tmp_path / "lists", manifest, expected)
-        assert worked == set(cluster.scheduler.workers) and len(worked) == 2
-        _refuses(damaged, tmp_path / "none", flags)
+    with pytest.raises(InputError, match=r"impressions\.jsonl\.gz: the file is cut short or damaged"):
+        preprocess(damaged, tmp_path / "none", DECLARATION, options=OPTIONS, pipeline_options=flags)
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_run_killed_half_way_leaves_nothing_that_looks_whole_and_the_next_one_is_right(
@@ -176,7 +149,7 @@ def _documented_commands():
 
 def test_beam_knows_every_option_of_the_documented_commands():
     commands = _documented_commands()
-    assert {"Dask cluster", "Flink", "Spark", "Dataflow"} < set(commands)
+    assert {"Flink", "Spark", "Dataflow"} < set(commands)
     for name, flags in commands.items():
         options = parse_beam_options(flags)
         # Beam keeps an option that it does not know apart from its own.

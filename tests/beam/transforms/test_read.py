@@ -1,77 +1,79 @@
 import json
-import marshal
 
 import pytest
 
 import psad_tf.beam.transforms.read as read_module
-from psad_tf.beam.dead_letters import DEAD
 from psad_tf.beam.options import PreprocessOptions
-from psad_tf.beam.sorted_runs import merge_runs
 from psad_tf.beam.sources import RawInputs, find_ranges
-from psad_tf.beam.transforms.check import REQUESTS
-from psad_tf.beam.transforms.read import ITEM_ROWS, STOP, TIMELINE, ReadRecords, split_timeline_key
+from psad_tf.beam.transforms.check import Request, unpack
+from psad_tf.beam.transforms.read import MISTAKES, ReadRecords
 from psad_tf.beam.transforms.rows import ROWS, AssembleRows
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
-OPTIONS = PreprocessOptions(num_partitions=2, latest_time=logs.START * 2)
+OPTIONS = PreprocessOptions(latest_time=logs.START * 2)
 
 
-def _read(folder, **files):
-    for kind, lines in files.items():
-        text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
-        (folder / f"{kind}.jsonl").write_text(text)
-    inputs = RawInputs(**{"impressions": (), **{kind: (f"{folder}/{kind}.jsonl",) for kind in files}})
-    (folder / "work").mkdir(exist_ok=True)
-    return logs.through(ReadRecords(str(folder / "work"), DECLARATION, OPTIONS), find_ranges(inputs), folder)
+def _read(folder, kind, lines):
+    text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
+    (folder / f"{kind}.jsonl").write_text(text)
+    ranges = find_ranges(RawInputs(**{"impressions": (), kind: (f"{folder}/{kind}.jsonl",)}))
+    return logs.outputs(ReadRecords(kind, ranges, DECLARATION, OPTIONS), folder)
 
 
-def test_good_records_go_where_they_are_joined_and_bad_ones_to_the_dead_letters(tmp_path):
-    found = _read(
-        tmp_path,
-        impressions=[logs.impression(0, 1, logs.START, [1, 2]), {"request_id": "bad"}],
-        interactions=[{"user_id": "user-1", "item_id": "item-1", "time": 7}, "not JSON\n"],
-        users=[{"user_id": "user-1", "age": 3}],
-        items=[{"item_id": "item-1"}, {"item_id": "item-1", "year": "old"}],
-    )
-    (request,) = merge_runs(logs.payloads(found, REQUESTS))
-    assert marshal.loads(request[1]) == (logs.impression(0, 1, logs.START, [1, 2]), "impressions.jsonl:0")
-    timeline = [split_timeline_key(key) for key, _ in merge_runs(logs.payloads(found, TIMELINE))]
-    assert timeline == [(b"user-1", 0, read_module.ATTRIBUTES), (b"user-1", 7, read_module.INTERACTION)]
-    assert [key for key, _ in merge_runs(logs.payloads(found, ITEM_ROWS))] == [b"item-1"]
-    letters = [json.loads(line) for _, line in merge_runs(logs.payloads(found, DEAD))]
-    assert [(each["kind"], each["reason"], each["record"]) for each in letters] == [
-        ("impressions", "missing_field", {"request_id": "bad"}),
-        ("interactions", "not_json", "not JSON"),
-        ("items", "wrong_type", {"item_id": "item-1", "year": "old"}),
-    ]
-    read = {
-        kind: logs.counts(found)[f"{kind}/read"] for kind in ("impressions", "interactions", "users", "items")
-    }
-    assert read == {"impressions": 2, "interactions": 2, "users": 1, "items": 2}
+def _impression(value):
+    return json.loads(unpack(Request.of(value).packed))
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "reason"),
+    [
+        ("interactions", {"user_id": "user-1", "item_id": "item-1", "time": 7}, "not JSON\n", "not_json"),
+        ("users", {"user_id": "user-1", "age": 3}, {"user_id": "user-1", "age": "old"}, "wrong_type"),
+        ("items", {"item_id": "user-1"}, {"item_id": "item-1", "year": "old"}, "wrong_type"),
+        ("impressions", logs.impression(0, 1, logs.START, [1, 2]), {"request_id": "bad"}, "missing_field"),
+    ],
+)
+def test_good_records_go_on_by_their_key_and_bad_ones_to_the_dead_letters(tmp_path, kind, good, bad, reason):
+    found = _read(tmp_path, kind, [good, bad])
+    ((key, _),) = found.elements["records"]
+    assert key == b"user-1"
+    (letter,) = found.letters
+    assert (letter["kind"], letter["reason"]) == (kind, reason)
+    assert letter["record"] == (bad.rstrip("\n") if isinstance(bad, str) else bad)
+    assert found.counts[f"{kind}/read"] == 2
+
+
+def test_an_impression_travels_as_it_was_checked(tmp_path):
+    record = logs.impression(0, 1, logs.START, [1, 2])
+    found = _read(tmp_path, "impressions", [{**record, "junk": [1], "split": None}])
+    ((_, value),) = found.elements["records"]
+    assert _impression(value) == [record, "impressions.jsonl:0"]
+    request = Request.of(value)
+    assert (int.from_bytes(request.time, "big"), request.own_split) == (logs.START, False)
 
 
 def test_rows_of_a_request_become_one_impression(tmp_path):
-    row = {"request_id": "r", "user_id": "user-1", "time": logs.START, "initial_score": 0.5}
+    row = {"request_id": "r", "user_id": "user-1", "time": logs.START}
     rows = [{**row, "item_id": f"item-{n}", "initial_score": n, "position": n} for n in range(3)]
-    sent = _read(tmp_path, impressions=rows)
-    assert sum(run.records for run in logs.payloads(sent, ROWS)) == 3
-    found = logs.through(AssembleRows(str(tmp_path / "work"), DECLARATION, OPTIONS), sent, tmp_path)
-    (request,) = merge_runs(logs.payloads(found, REQUESTS))
-    impression, _ = marshal.loads(request[1])
-    assert [each["item_id"] for each in impression["candidates"]] == ["item-2", "item-1", "item-0"]
-    assert [each["position"] for each in impression["candidates"]] == [2, 1, 0]
-    assert logs.counts(found)["rows/kept"] == 3
+    sent = _read(tmp_path, "impressions", rows).elements[ROWS]
+    assert len(sent) == 3
+    found = logs.outputs(AssembleRows(DECLARATION, OPTIONS), tmp_path, sent)
+    ((user, value),) = found.elements["records"]
+    assert user == b"user-1"
+    candidates = _impression(value)[0]["candidates"]
+    assert [(each["item_id"], each["position"]) for each in candidates] == [
+        ("item-2", 2), ("item-1", 1), ("item-0", 0),
+    ]  # fmt: skip
+    assert found.counts["rows/kept"] == 3
 
 
-def test_a_damaged_file_is_told_and_stops_the_next_steps_instead_of_failing_the_worker(tmp_path):
+def test_a_damaged_file_is_told_instead_of_failing_the_worker(tmp_path):
     (tmp_path / "cut.jsonl.gz").write_bytes(b"")
-    (each,) = find_ranges(RawInputs((f"{tmp_path}/cut.jsonl.gz",)))
-    found = logs.through(ReadRecords(str(tmp_path), DECLARATION, OPTIONS), [each], tmp_path)
-    ((kind, (mistake,)),) = logs.payloads(found, "report")
-    assert kind == "mistakes"
+    ranges = find_ranges(RawInputs((f"{tmp_path}/cut.jsonl.gz",)))
+    found = logs.outputs(ReadRecords("impressions", ranges, DECLARATION, OPTIONS), tmp_path)
+    (mistake,) = found.elements[MISTAKES]
     assert mistake.startswith(f"{tmp_path}/cut.jsonl.gz: the file is cut short")
-    assert sorted(partition for topic, partition, _ in found if topic == STOP) == [0, 1]
 
 
 def test_a_workers_exception_names_the_file_and_the_place_of_the_record(tmp_path, monkeypatch):
@@ -85,4 +87,4 @@ def test_a_workers_exception_names_the_file_and_the_place_of_the_record(tmp_path
     with pytest.raises(
         RuntimeError, match=rf"interactions\.jsonl:{place}: this record of interactions made an"
     ):
-        _read(tmp_path, interactions=rows)
+        _read(tmp_path, "interactions", rows)

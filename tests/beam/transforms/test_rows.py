@@ -10,7 +10,7 @@ from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
 NOON = logs.START
-OPTIONS = PreprocessOptions(num_shards=1, num_partitions=2, latest_time=NOON * 2, session_gap_seconds=100)
+OPTIONS = PreprocessOptions(num_shards=1, latest_time=NOON * 2, session_gap_seconds=100)
 
 
 def _rows_of(impressions):
@@ -144,7 +144,7 @@ def test_a_bad_row_is_a_dead_letter_of_its_own(tmp_path):
 
 
 def test_a_session_without_end_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows_module, "MOST_ROWS", 20)
+    monkeypatch.setattr(rows_module, "MAX_ROWS", 20)
     rows = [_row(NOON + number, number) for number in range(50)]
     manifest, found = _preprocess(tmp_path, rows)
     assert found == {}

@@ -1,18 +1,27 @@
-import apache_beam as beam
-import pytest
-from apache_beam.testing.util import assert_that, equal_to
+import random
 
-from psad_tf.beam.options import SplitPolicy
-from psad_tf.beam.transforms.split import FindSplitPoints, TimeCounter, find_split_points
+import pytest
+
+from psad_tf.beam.options import PreprocessOptions, SplitPolicy
+from psad_tf.beam.transforms.check import ImpressionCheck
+from psad_tf.beam.transforms.split import FindSplitPoints
 from psad_tf.errors import InputError
 from tests.beam import logs
+from tests.beam.logs import DECLARATION
+
+CHECK = ImpressionCheck(DECLARATION, PreprocessOptions(latest_time=logs.START))
 
 
-def _points(folder, times, policy):
-    counter = TimeCounter(str(folder))
-    for time in times:
-        counter.add(time)
-    return find_split_points(policy, [run for _, _, run in counter.close()])
+def _points(folder, times, policy, copies=(), **changes):
+    """The split points of requests at these times; of those in `copies` there are later copies too."""
+    sent = []
+    for number, time in enumerate(times):
+        for later in (0, 1000) if number in copies else (0,):
+            data = {**logs.impression(number, 1, time + later, [1]), **changes}
+            sent.append(CHECK.take(data, "log", {}))
+    random.Random(0).shuffle(sent)
+    (points,) = logs.outputs(FindSplitPoints(policy), folder, sent).elements[""] or [None]
+    return points
 
 
 def test_fractions_cut_the_lists_in_the_order_of_time(tmp_path):
@@ -32,19 +41,16 @@ def test_a_share_of_nothing_takes_no_list(tmp_path):
 
 
 def test_moments_are_taken_as_they_are(tmp_path):
-    points = _points(tmp_path, [1, 2, 3], SplitPolicy(valid_from=10, test_from=20))
-    assert points == (10, 20)
+    assert _points(tmp_path, [1, 2, 3], SplitPolicy(valid_from=10, test_from=20)) == (10, 20)
 
 
-def test_counts_of_several_workers_are_added_up_and_every_partition_is_told(tmp_path):
-    counters = [TimeCounter(str(tmp_path)) for _ in range(2)]
-    for time in range(10):
-        counters[time % 2].add(time)
-    sent = [message for counter in counters for message in counter.close()]
-    with logs.pipeline() as pipeline:
-        found = pipeline | beam.Create(sent) | FindSplitPoints(SplitPolicy(0.1, 0.1), 3)
-        points = found | beam.Filter(lambda message: message[0] == "split_points")
-        assert_that(points, equal_to([("split_points", partition, (8, 9)) for partition in range(3)]))
+def test_a_request_counts_once_at_its_earliest_time(tmp_path):
+    points = _points(tmp_path, range(10), SplitPolicy(0.1, 0.1), copies=(0, 1, 2, 3))
+    assert points == (8, 9)
+
+
+def test_lists_with_a_split_of_their_own_decide_nothing(tmp_path):
+    assert _points(tmp_path, range(10), SplitPolicy(0.1, 0.1), split="train") is None
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import random
@@ -7,7 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psad_tf.beam.transforms.statistics import DenseStatistics, DenseSummary
+from psad_tf.beam.transforms.statistics import DenseStatistics, DenseSummary, StatisticsFn
+from psad_tf.data.encode_record import ListValues, RecordEncoder
+from psad_tf.features import DenseFeature, HistoryDeclaration
+from tests.beam import logs
+from tests.beam.logs import DECLARATION
 
 FLOATS = st.lists(st.floats(width=32, allow_infinity=False), max_size=30)
 
@@ -50,11 +55,27 @@ def test_no_value_at_all_is_standardized_to_zero():
     assert _summary([math.nan]) == {"count": 1, "missing": 1, "mean": 0.0, "std": 1.0, "min": 0.0, "max": 0.0}
 
 
-def test_logarithms_are_taken_of_what_is_not_negative_and_survive_json():
-    statistics = DenseStatistics(["plain", "log"], [False, True])
-    for index in (0, 1):
-        statistics.add(index, [-1.0, 0.0, math.e - 1])
-    sent = json.loads(json.dumps(statistics.close()))
-    found = DenseSummary(**sent["log"]).to_dict()
-    assert found["mean"] == pytest.approx(1 / 3, rel=1e-6)
-    assert (found["min"], DenseSummary(**sent["plain"]).to_dict()["min"]) == (0.0, -1.0)
+def test_logarithms_are_taken_of_what_is_not_negative():
+    declaration = dataclasses.replace(
+        DECLARATION,
+        context_dense=(DenseFeature("plain"), DenseFeature("log", "log1p_standardize")),
+        candidate_dense=(), history=HistoryDeclaration(dense=()),
+    )  # fmt: skip
+    combine = StatisticsFn(declaration)
+    accumulators = []
+    for value in (-1.0, 0.0, math.e - 1):
+        values = ListValues("r", 0, [], [value, value], [], [], [()], [()], [], [], 0)
+        accumulators.append(combine.add_input(combine.create_accumulator(), values))
+    found = combine.extract_output(combine.merge_accumulators(accumulators))
+    assert found["log"]["mean"] == pytest.approx(1 / 3, rel=1e-6)
+    assert (found["log"]["min"], found["plain"]["min"]) == (0.0, -1.0)
+
+
+def test_the_summaries_are_those_of_all_values_however_they_were_combined(tmp_path):
+    encoder = RecordEncoder(DECLARATION, {}.get)
+    lists = [encoder.encode(logs.impression(n, 1, logs.START + n, range(n % 5 + 1))) for n in range(50)]
+    (found,) = logs.outputs(DenseStatistics(DECLARATION), tmp_path, lists).elements[""]
+    prices = np.array([row[1] for each in lists for row in each.dense], np.float32)
+    assert found["price"]["mean"] == pytest.approx(prices.astype(float).mean(), rel=1e-12)
+    assert found["price"]["count"] == len(prices)
+    assert found["age"] == {"count": 50, "missing": 50, "mean": 0.0, "std": 1.0, "min": 0.0, "max": 0.0}

@@ -55,13 +55,12 @@ def test_the_layout_is_read_from_the_signature(layout: FeatureLayout) -> None:
 
 def test_the_client_encodes_a_request_as_the_beam_job_encodes_its_log(layout: FeatureLayout) -> None:
     """Training reads what Beam wrote, serving what the client sends: the two must parse to the same."""
-    from collections import deque
+    from psad_tf.data.encode_record import RecordEncoder
+    from psad_tf.data.list_protos import ListSerializer
 
-    from psad_tf.beam.transforms.encode import ListEncoder, Past
-
-    encoder = ListEncoder(DECLARATION, ITEMS.get)
+    encoder = RecordEncoder(DECLARATION, ITEMS.get)
     interactions = [("i2", NOON - 500, 3.0), ("i1", NOON - 100, 5.0), ("unknown", NOON - 100, 1.0)]
-    history = deque(Past(time, item, encoder.item(item), (rating,)) for item, time, rating in interactions)
+    history = [encoder.interaction(time, item, {"rating": rating}) for item, time, rating in interactions]
     impression: dict[str, Any] = {
         "request_id": "r",
         "user_id": "u3",
@@ -74,7 +73,7 @@ def test_the_client_encodes_a_request_as_the_beam_job_encodes_its_log(layout: Fe
         ],
     }
     users = {"u3": {"age": 41, "request_hour": "3"}}
-    beam = encoder.encode(impression, encoder.user("u3", users["u3"]), history).data
+    beam = ListSerializer(DECLARATION)(encoder.encode(impression, users["u3"], history))
     request = RerankRequest.from_dict(
         impression
         | {

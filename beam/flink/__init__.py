@@ -1,0 +1,1 @@
+"""A Flink cluster on this machine, to run the Beam job on: two task managers and Beam's own job server."""

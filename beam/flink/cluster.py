@@ -1,0 +1,227 @@
+"""Starts and stops a Flink session cluster on loopback, on free ports.
+
+A cluster is a folder: the configuration, the processes' logs and `cluster.json`, which says what runs where.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from psad_tf.errors import InputError
+
+STATE = "cluster.json"
+_POM = Path(__file__).with_name("pom.xml")
+_START_SECONDS = 120
+# What Flink reads by reflection of Java's own modules.
+_OPENED = (
+    "java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text", "java.time",
+    "java.util", "java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "sun.nio.ch",
+)  # fmt: skip
+_MEMORY = {
+    "task.heap.size": "512m", "task.off-heap.size": "64m", "managed.size": "256m",
+    "network.min": "256m", "network.max": "256m", "framework.heap.size": "128m",
+    "framework.off-heap.size": "128m", "jvm-metaspace.size": "256m",
+    "jvm-overhead.min": "192m", "jvm-overhead.max": "192m",
+}  # fmt: skip
+
+
+def start(folder: str | os.PathLike[str], jars: str | os.PathLike[str], task_managers: int = 2) -> dict[str, Any]:
+    """Starts a cluster: a job manager, task managers and Beam's job server.
+
+    Args:
+        folder: The cluster's folder; it must not hold a running cluster.
+        jars: Folder of the jars; they are fetched with Maven where it does not exist.
+        task_managers: Each has as many slots, so that one of them can do all.
+
+    Returns:
+        What `cluster.json` says: `pids` by name, `rest` (the URL of Flink's REST interface) and
+        `beam_options`, which make a Beam job run there.
+
+    Raises:
+        InputError: Java or Maven is missing, a cluster runs already, or a process ended or did not answer.
+    """
+    java = shutil.which("java")
+    if java is None:
+        raise InputError("a Flink cluster needs Java: install a JRE 11 or 17 so that 'java' is on PATH")
+    place = Path(folder).absolute()
+    if (place / STATE).exists():
+        raise InputError(f"{place}: a cluster runs there already: stop it first")
+    fetch_jars(jars)
+    place.mkdir(parents=True, exist_ok=True)
+    rpc, rest, job = _free_ports(3)
+    _write_configuration(place, rpc, rest, task_managers)
+    opens = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
+    opens.append("--add-exports=java.base/sun.net.util=ALL-UNNAMED")
+    common = [java, *opens, "-cp", f"{Path(jars).absolute()}/*"]
+    flink = ["--configDir", str(place / "conf")]
+    commands = {
+        "job-manager": [
+            "-Xmx512m", "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", *flink,
+        ],
+        **{
+            f"task-manager-{number}": [
+                "-Xmx640m", "org.apache.flink.runtime.taskexecutor.TaskManagerRunner", *flink,
+                "-D", f"taskmanager.resource-id=task-manager-{number}",
+            ]
+            for number in range(1, task_managers + 1)
+        },
+        "job-server": [
+            "-Xmx512m", "org.apache.beam.runners.flink.FlinkJobServerDriver",
+            f"--flink-master=localhost:{rest}", "--job-host=localhost", f"--job-port={job}",
+            "--artifact-port=0", "--expansion-port=0",
+        ],
+    }  # fmt: skip
+    boot = place / "worker"
+    boot.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m psad_tf.beam.flink.worker "$@"\n')
+    boot.chmod(0o755)
+    state = {
+        "rest": f"http://localhost:{rest}",
+        "beam_options": [
+            "--runner=PortableRunner", f"--job_endpoint=localhost:{job}", "--environment_type=PROCESS",
+            f"--environment_config={json.dumps({'command': str(boot)}, separators=(',', ':'))}",
+            f"--parallelism={task_managers}",
+        ],
+        "pids": {name: _spawn([*common, *command], place / f"{name}.log") for name, command in commands.items()},
+    }  # fmt: skip
+    (place / STATE).write_text(json.dumps(state, indent=2) + "\n")
+    try:
+        _wait_until_ready(place, state, task_managers, job)
+    except BaseException:
+        stop(place)
+        raise
+    return state
+
+
+def stop(folder: str | os.PathLike[str]) -> None:
+    """Stops the cluster of a folder; the logs stay.
+
+    Raises:
+        InputError: There is none.
+    """
+    for pid in read(folder)["pids"].values():
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)  # the group: a task manager's workers are to end with it
+    (Path(folder) / STATE).unlink()
+
+
+def read(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `start` returned.
+
+    Raises:
+        InputError: No cluster runs in the folder.
+    """
+    path = Path(folder) / STATE
+    if not path.exists():
+        raise InputError(f"{path}: no such file: no cluster runs there ('psad flink start' starts one)")
+    return json.loads(path.read_text())
+
+
+def fetch_jars(folder: str | os.PathLike[str]) -> None:
+    """Fetches Flink and Beam's runner for it from Maven Central, where the folder does not exist.
+
+    Raises:
+        InputError: Maven is missing or failed.
+    """
+    if os.path.isdir(folder):
+        return
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise InputError(f"{os.fspath(folder)}: no such folder, and no Maven ('mvn') to fetch it with")
+    print("Fetching Flink and Beam's runner for it (152 MB, once)", file=sys.stderr)
+    temporary = f"{os.path.abspath(folder)}.tmp-{os.getpid()}"
+    command = [
+        maven, "-B", "-q", "-f", str(_POM), "dependency:copy-dependencies", "-DincludeScope=runtime",
+        f"-DoutputDirectory={temporary}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        shutil.rmtree(temporary, ignore_errors=True)
+        line = next(iter((done.stdout + done.stderr).strip().splitlines()), "no output")
+        raise InputError(f"Maven could not fetch Flink: {line}")
+    os.rename(temporary, folder)
+
+
+def get(state: dict[str, Any], path: str) -> Any:
+    """Flink's answer to a GET of its REST interface."""
+    with urllib.request.urlopen(f"{state['rest']}{path}", timeout=10) as answer:
+        return json.load(answer)
+
+
+def _write_configuration(place: Path, rpc: int, rest: int, slots: int) -> None:
+    settings = {
+        "jobmanager.rpc.address": "localhost",
+        "jobmanager.rpc.port": rpc,
+        "jobmanager.bind-host": "localhost",
+        "jobmanager.memory.process.size": "1024m",
+        "rest.address": "localhost",
+        "rest.bind-address": "localhost",
+        "rest.port": rest,
+        "taskmanager.host": "localhost",
+        "taskmanager.bind-host": "localhost",
+        "taskmanager.numberOfTaskSlots": slots,
+        "taskmanager.load-balance.mode": "SLOTS",  # tasks on all task managers, not on the first
+        "taskmanager.cpu.cores": 1,
+        "parallelism.default": slots,
+        "classloader.resolve-order": "parent-first",
+        "io.tmp.dirs": place / "tmp",
+        "restart-strategy.type": "fixed-delay",
+        "restart-strategy.fixed-delay.attempts": 3,
+        "restart-strategy.fixed-delay.delay": "1 s",
+        "heartbeat.interval": 2000,
+        "heartbeat.timeout": 20000,
+        **{f"taskmanager.memory.{name}": size for name, size in _MEMORY.items()},
+    }
+    (place / "conf").mkdir(exist_ok=True)
+    (place / "tmp").mkdir(exist_ok=True)
+    text = "".join(f"{name}: {value}\n" for name, value in settings.items())
+    (place / "conf" / "config.yaml").write_text(text)
+
+
+def _spawn(command: list[str], log: Path) -> int:
+    with open(log, "wb") as file:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
+        ).pid
+
+
+def _wait_until_ready(place: Path, state: dict[str, Any], task_managers: int, job_port: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        for name, pid in state["pids"].items():
+            if _ended(pid):
+                raise InputError(f"Flink's {name} ended: see {place / name}.log")
+        with contextlib.suppress(OSError):
+            registered = get(state, "/taskmanagers")["taskmanagers"]
+            with socket.create_connection(("localhost", job_port), timeout=1):
+                if len(registered) == task_managers:
+                    return
+        if time.monotonic() > deadline:
+            raise InputError(f"Flink did not answer within {_START_SECONDS} s: see the logs in {place}")
+        time.sleep(0.3)
+
+
+def _ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return not os.path.exists(f"/proc/{pid}")
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        return [each.getsockname()[1] for each in sockets]

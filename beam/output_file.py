@@ -1,0 +1,110 @@
+"""Output files: written aside, hashed as they are written, renamed at the end of the job."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import uuid
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from apache_beam.io.filesystem import CompressionTypes
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.io.tfrecordio import _TFRecordUtil
+
+PARTS = ".parts"
+_BLOCK_BYTES = 1 << 18
+
+
+def create(path: str) -> BinaryIO:
+    """Opens a new file for writing on any Beam file system, without compression by its name."""
+    return FileSystems.create(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
+
+
+def open_file(path: str) -> BinaryIO:
+    """Opens a file for reading, the same way."""
+    return FileSystems.open(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
+
+
+class OutputFile:
+    """A file of the output folder, open for writing.
+
+    It is written as `<folder>/.parts/<name with - for />.<unique>`; `psad_tf`'s readers never look there, and
+    a try that failed leaves only such a file. The end of the job renames the ones that count.
+
+    Beam's `WriteToTFRecord` deals records to its files round robin from a random start, in the order in which
+    they arrive: no two runs would write the same files. So the job's steps, which know file and order, write
+    their files here, with Beam's framing of records and its file systems.
+
+    Args:
+        folder: The output folder, on any Beam file system.
+        name: Path of the file inside it, as it will be called.
+        gzip_level: 1 to 9 for gzip, 0 for none.
+    """
+
+    def __init__(self, folder: str, name: str, gzip_level: int = 0) -> None:
+        self.name = name
+        self.records = 0
+        self._part = f"{name.replace('/', '-')}.{uuid.uuid4().hex}"
+        self._raw = create(FileSystems.join(folder, PARTS, self._part))
+        self._sha256 = hashlib.sha256()
+        self._bytes = 0
+        # Neither name nor time, so that the same records give the same bytes.
+        self._gzip = gzip.GzipFile("", "wb", gzip_level, _Sink(self._put), mtime=0) if gzip_level else None
+        self._waiting = bytearray()
+
+    def __enter__(self) -> OutputFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.closing(self._raw):
+            if kind is None:
+                self._flush()
+                if self._gzip is not None:
+                    self._gzip.close()
+
+    def write(self, record: bytes) -> None:
+        """Writes the bytes of one record."""
+        self.records += 1
+        self._waiting += record
+        if len(self._waiting) >= _BLOCK_BYTES:
+            self._flush()
+
+    def write_tfrecord(self, record: bytes) -> None:
+        """Writes one record in the frame of a TFRecord."""
+        self.records += 1
+        _TFRecordUtil.write_record(_Sink(self._waiting.extend), record)
+        if len(self._waiting) >= _BLOCK_BYTES:
+            self._flush()
+
+    def info(self) -> dict[str, Any]:
+        """What the manifest says of the closed file: name, part, sha256, bytes, records."""
+        return {
+            "name": self.name,
+            "part": self._part,
+            "sha256": self._sha256.hexdigest(),
+            "bytes": self._bytes,
+            "records": self.records,
+        }
+
+    def _flush(self) -> None:
+        (self._gzip.write if self._gzip is not None else self._put)(bytes(self._waiting))
+        self._waiting.clear()
+
+    def _put(self, data: bytes) -> None:
+        self._raw.write(data)
+        self._sha256.update(data)
+        self._bytes += len(data)
+
+
+class _Sink:
+    """The part of a file object that writers of records need."""
+
+    def __init__(self, write: Any) -> None:
+        self.write = write
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
