@@ -1,14 +1,15 @@
 """The job from raw logs to training lists.
 
-impressions, rows, interactions, users, items   ReadRecords: read, check, dead letters
-    rows         | AssembleRows                 one impression a request or session
-    all by user  | JoinHistories                user and history as of the request
-    impressions  | FindSplitPoints              where training ends and validation and test begin
-    items        | JoinItems                    one row an item: a side input, or by shuffle where many
-    all by shard | WriteLists                   one copy of a request; encoding; labels; TFRecords
-    training lists | DenseStatistics, WriteVocabularies
-    dead letters | WriteDeadLetters
-    counts are Beam metrics; files, split points and statistics go to the program that started the job
+files          | ReadRecords                  read, check, dead letters
+rows           | AssembleRows                 one impression a request or session
+all by user    | JoinHistories                user and history as of the request
+requests       | FindSplitPoints              where training ends and validation and test begin
+items          | JoinItems                    one row an item: a side input, or by shuffle where many
+all by shard   | WriteLists                   one copy of a request; encoding; labels; TFRecords
+training lists | DenseStatistics, WriteVocabularies
+dead letters   | WriteDeadLetters
+
+Counts are Beam metrics; files, split points and statistics go to the program that started the job.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ from psad_tf.beam.runners import make_runner, parse_beam_options
 from psad_tf.beam.sources import FileRange, RawInputs, find_ranges
 from psad_tf.beam.transforms.items import SHIPPED, JoinItems
 from psad_tf.beam.transforms.lists import TRAINING, WriteLists
-from psad_tf.beam.transforms.read import MISTAKES, ReadRecords
+from psad_tf.beam.transforms.read import ITEM_ROWS, MISTAKES, REQUESTS, TIMELINE, ReadRecords
 from psad_tf.beam.transforms.rows import ROWS, AssembleRows
 from psad_tf.beam.transforms.split import FindSplitPoints
 from psad_tf.beam.transforms.statistics import DenseStatistics
 from psad_tf.beam.transforms.timeline import NEEDED, JoinHistories
 from psad_tf.beam.transforms.vocabularies import WriteVocabularies
-from psad_tf.data.records import IMPRESSIONS, INTERACTIONS, ITEMS, KINDS, USERS
+from psad_tf.data.records import ITEMS
 from psad_tf.errors import InputError
 from psad_tf.features import SPLITS, FeatureDeclaration
 from psad_tf.files import check_replaceable, replaced_directory
@@ -77,23 +78,20 @@ class MakeLists(beam.PTransform):
 
     def expand(self, start: Any) -> beam.PCollection:
         folder, declaration, options = self._folder, self._declaration, self._options
-        read = {
-            kind: start | f"Read {kind}" >> ReadRecords(kind, self._ranges, declaration, options)
-            for kind in KINDS
-        }
-        rows = read[IMPRESSIONS][ROWS] | "Assemble rows" >> AssembleRows(declaration, options)
-        requests = (read[IMPRESSIONS].records, rows.records) | "Requests" >> beam.Flatten()
-        timeline = (requests, read[INTERACTIONS].records, read[USERS].records) | "Timeline" >> beam.Flatten()
+        read = start | "Read" >> ReadRecords(self._ranges, declaration, options)
+        rows = read[ROWS] | "Assemble rows" >> AssembleRows(declaration, options)
+        requests = (read[REQUESTS], rows[REQUESTS]) | "Requests" >> beam.Flatten()
+        timeline = (requests, read[TIMELINE]) | "Timeline" >> beam.Flatten()
         many_items = sum(each.stop for each in self._ranges if each.kind == ITEMS) > options.side_input_bytes
         joined = timeline | "Join histories" >> JoinHistories(declaration, options, needed=many_items)
-        items = (read[ITEMS].records, joined[NEEDED]) | "Join items" >> JoinItems(declaration, options)
+        items = (read[ITEM_ROWS], joined[NEEDED]) | "Join items" >> JoinItems(declaration, options)
         points = requests | "Find split points" >> FindSplitPoints(options.split)
         by_shard = (joined.joined, items[SHIPPED]) | "Lists and items" >> beam.Flatten()
         lists = by_shard | "Write lists" >> WriteLists(
             folder, declaration, options, points, None if many_items else items["items"]
         )
         training = lists[TRAINING]
-        dead = [each[DEAD] for each in (*read.values(), rows, joined, items, lists)]
+        dead = [each[DEAD] for each in (read, rows, joined, items, lists)]
         summary = {
             "files": (
                 lists.files,
@@ -101,7 +99,7 @@ class MakeLists(beam.PTransform):
                 dead | "Dead letters" >> beam.Flatten()
                 | "Write dead letters" >> WriteDeadLetters(folder, options.num_shards),
             ),
-            "mistakes": [each[MISTAKES] for each in read.values()],
+            "mistakes": [read[MISTAKES]],
             "split_points": [points],
             "statistics": [training | "Statistics" >> DenseStatistics(declaration)],
         }  # fmt: skip

@@ -26,8 +26,9 @@ _POM = Path(__file__).with_name("pom.xml")
 _START_SECONDS = 120
 # What Flink reads by reflection of Java's own modules.
 _OPENED = (
-    "java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text", "java.time",
-    "java.util", "java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "sun.nio.ch",
+    "java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text",
+    "java.time", "java.util", "java.util.concurrent", "java.util.concurrent.atomic",
+    "java.util.concurrent.locks", "sun.nio.ch",
 )  # fmt: skip
 _MEMORY = {
     "task.heap.size": "512m", "task.off-heap.size": "64m", "managed.size": "256m",
@@ -37,7 +38,9 @@ _MEMORY = {
 }  # fmt: skip
 
 
-def start(folder: str | os.PathLike[str], jars: str | os.PathLike[str], task_managers: int = 2) -> dict[str, Any]:
+def start(
+    folder: str | os.PathLike[str], jars: str | os.PathLike[str], task_managers: int = 2
+) -> dict[str, Any]:
     """Starts a cluster: a job manager, task managers and Beam's job server.
 
     Args:
@@ -92,8 +95,11 @@ def start(folder: str | os.PathLike[str], jars: str | os.PathLike[str], task_man
             "--runner=PortableRunner", f"--job_endpoint=localhost:{job}", "--environment_type=PROCESS",
             f"--environment_config={json.dumps({'command': str(boot)}, separators=(',', ':'))}",
             f"--parallelism={task_managers}",
+            "--environment_cache_millis=60000",  # workers go on from stage to stage
         ],
-        "pids": {name: _spawn([*common, *command], place / f"{name}.log") for name, command in commands.items()},
+        "pids": {
+            name: _spawn([*common, *command], place / f"{name}.log") for name, command in commands.items()
+        },
     }  # fmt: skip
     (place / STATE).write_text(json.dumps(state, indent=2) + "\n")
     try:

@@ -57,7 +57,7 @@ class WriteLists(beam.PTransform):
         super().__init__()
         self._write = _WriteLists(folder, declaration, options)
         self._points = beam.pvalue.AsSingleton(points, default_value=SplitPoints())
-        self._items = {} if items is None else beam.pvalue.AsDict(items)
+        self._items: Any = {} if items is None else beam.pvalue.AsDict(items)
 
     def expand(self, joined: beam.PCollection) -> DoOutputsTuple:
         return (

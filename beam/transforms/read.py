@@ -1,11 +1,12 @@
-"""The first step: reads the raw records of one kind, checks them and gives each to whom it is joined with.
+"""The first step: reads the raw records, checks them and gives each to whom it is joined with.
 
-| kind         | output                                                                     |
-|--------------|----------------------------------------------------------------------------|
-| impressions  | (user id, travelling impression); rows of flat logs as `rows`              |
-| interactions | (user id, what `RecordEncoder.interaction` makes of it, with the order)    |
-| users        | (user id, the row and its source, before all times)                        |
-| items        | (item id, the row and its source)                                          |
+| record             | output     | key, and what the value is                                          |
+|--------------------|------------|---------------------------------------------------------------------|
+| impression         | `requests` | user id; a travelling impression (`check.py`)                       |
+| row of a flat log  | `rows`     | request id, or user id where it has none (`rows.py`)                |
+| interaction        | `timeline` | user id; what `RecordEncoder.interaction` makes of it, with an order |
+| user               | `timeline` | user id; the row and its source, before all times                   |
+| item               | `items`    | item id; the row and its source                                     |
 
 Dead letters are the output `dead`; a file that is cut short or damaged is told as `mistakes`, because of an
 exception a runner would print a traceback, and try the file again in vain.
@@ -39,63 +40,58 @@ from psad_tf.data.records import (
 from psad_tf.errors import InputError
 from psad_tf.features import FeatureDeclaration
 
-MISTAKES = "mistakes"
+REQUESTS, TIMELINE, ITEM_ROWS, MISTAKES = "requests", "timeline", "items", "mistakes"
 Keyed = tuple[bytes, bytes]
 
 
 class ReadRecords(beam.PTransform):
-    """The start of a pipeline -> the records of one kind of file, keyed as the table above says.
+    """The start of a pipeline -> the outputs of the table above.
 
     Args:
-        kind: `impressions`, `interactions`, `users` or `items`.
         ranges: The files' parts to read.
         declaration: The features; a value of the wrong type for its feature makes a dead letter.
         options: The job's options; `latest_time` is set.
     """
 
     def __init__(
-        self,
-        kind: str,
-        ranges: Sequence[FileRange],
-        declaration: FeatureDeclaration,
-        options: PreprocessOptions,
+        self, ranges: Sequence[FileRange], declaration: FeatureDeclaration, options: PreprocessOptions
     ) -> None:
         super().__init__()
-        self._ranges = [each for each in ranges if each.kind == kind]
-        self._reader = _ReadRange(kind, declaration, options)
+        self._ranges = ranges
+        self._reader = _ReadRange(declaration, options)
 
     def expand(self, start: Any) -> DoOutputsTuple:
+        outputs = {ROWS: Keyed, TIMELINE: Keyed, ITEM_ROWS: Keyed, DEAD: bytes, MISTAKES: str}
         return (
             start
             | "Files" >> beam.Create(self._ranges)
             | "Spread" >> beam.Reshuffle()
             | "Read"
             >> beam.ParDo(self._reader)
-            .with_output_types(Keyed, **{ROWS: Keyed, DEAD: bytes, MISTAKES: str})
-            .with_outputs(ROWS, DEAD, MISTAKES, main="records")
+            .with_output_types(Keyed, **outputs)
+            .with_outputs(*outputs, main=REQUESTS)
         )
 
 
 class _ReadRange(CountingDoFn):
     """Checks the records of one file range."""
 
-    def __init__(self, kind: str, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
-        self._kind = kind
+    def __init__(self, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
         self._declaration = declaration
         self._options = options
 
     def setup(self) -> None:
         self._types = DeclaredTypes(self._declaration)
         self._impressions = ImpressionCheck(self._declaration, self._options)
-        self._interaction = RecordEncoder(self._declaration, {}.get).interaction
+        self._interaction = RecordEncoder(self._declaration).interaction
 
     def process(self, file_range: FileRange) -> Iterable[Any]:
-        columns = Columns(self._kind, self._declaration, text=file_range.format == "csv")
+        columns = Columns(file_range.kind, self._declaration, text=file_range.format == "csv")
         flat = file_range.format != "jsonl"
         take = self._take
         try:
             for record in read_range(file_range):
-                data, kind = record.data, self._kind
+                data, kind = record.data, file_range.kind
                 if (
                     kind == IMPRESSIONS
                     and type(data) is dict
@@ -128,21 +124,22 @@ class _ReadRange(CountingDoFn):
         self._types.check_row(data)
         return TaggedOutput(ROWS, keyed_row(data, source))
 
-    def _take_interaction(self, data: Any, source: str) -> Keyed:
+    def _take_interaction(self, data: Any, source: str) -> TaggedOutput:
         check_interaction(data, self._options.latest_time)
         self.counts["interactions/kept"] += 1
         value = self._interaction(data["time"], data["item_id"], data.get("feedback"))
-        return data["user_id"].encode(), value[:8] + INTERACTION + value[8:]
+        return TaggedOutput(TIMELINE, (data["user_id"].encode(), value[:8] + INTERACTION + value[8:]))
 
-    def _take_user(self, data: Any, source: str) -> Keyed:
+    def _take_user(self, data: Any, source: str) -> TaggedOutput:
         check_attributes(data, "user_id")
         self._types.check_user(data)
-        return data["user_id"].encode(), bytes(8) + ATTRIBUTES + to_json([data, source])
+        value = bytes(8) + ATTRIBUTES + to_json([data, source])
+        return TaggedOutput(TIMELINE, (data["user_id"].encode(), value))
 
-    def _take_item(self, data: Any, source: str) -> Keyed:
+    def _take_item(self, data: Any, source: str) -> TaggedOutput:
         check_attributes(data, "item_id")
         self._types.check_item(data)
-        return data["item_id"].encode(), to_json([data, source])
+        return TaggedOutput(ITEM_ROWS, (data["item_id"].encode(), to_json([data, source])))
 
     _take: dict[str, Callable[[Any, Any, str], Any]] = {  # noqa: RUF012 (never changed)
         IMPRESSIONS: _take_impression,

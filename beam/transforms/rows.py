@@ -68,7 +68,7 @@ class AssembleRows(beam.PTransform):
             | "Assemble"
             >> beam.ParDo(self._assemble)
             .with_output_types(tuple[bytes, bytes], **{DEAD: bytes})
-            .with_outputs(DEAD, main="records")
+            .with_outputs(DEAD, main="requests")
         )
 
 

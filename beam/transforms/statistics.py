@@ -140,14 +140,15 @@ class StatisticsFn(beam.CombineFn):
     def create_accumulator(self, *args: Any, **kwargs: Any) -> list[tuple[list[float], DenseSummary]]:
         return [([], DenseSummary()) for _ in self._keys]
 
-    def add_input(self, accumulator: Any, values: ListValues, *args: Any, **kwargs: Any) -> Any:
-        columns = [(value,) for value in values.context_dense]
-        for index, column in enumerate((*columns, *values.history_dense, *zip(*values.dense, strict=True))):
-            waiting, summary = accumulator[index]
+    def add_input(self, mutable_accumulator: Any, element: ListValues, *args: Any, **kwargs: Any) -> Any:
+        context = [(value,) for value in element.context_dense]
+        columns = (*context, *element.history_dense, *zip(*element.dense, strict=True))
+        for index, column in enumerate(columns):
+            waiting, summary = mutable_accumulator[index]
             waiting.extend(column)
             if len(waiting) >= _WAITING:
                 self._empty(index, waiting, summary)
-        return accumulator
+        return mutable_accumulator
 
     def merge_accumulators(self, accumulators: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
         merged = self.create_accumulator()

@@ -65,7 +65,7 @@ class _JoinHistories(CountingDoFn):
         self._needed: set[tuple[bytes, bytes]] | None = set() if needed else None
 
     def setup(self) -> None:
-        self._past_item = RecordEncoder(self._declaration, {}.get).past_item
+        self._past_item = RecordEncoder(self._declaration).past_item
 
     def process(self, element: tuple[bytes, Iterable[bytes]]) -> Iterable[Any]:
         history: deque[bytes] = deque(maxlen=self._declaration.history.length)

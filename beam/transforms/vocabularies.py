@@ -93,7 +93,7 @@ class CountValues(beam.DoFn):
 
     def finish_bundle(self) -> Iterable[WindowedValue]:
         window = GlobalWindow()
-        return [WindowedValue(each, window.max_timestamp(), [window]) for each in self._passed_on()]
+        return [WindowedValue(each, window.max_timestamp(), (window,)) for each in self._passed_on()]
 
     def _passed_on(self) -> Iterator[tuple[bytes, int]]:
         total: Counter[bytes] = Counter()

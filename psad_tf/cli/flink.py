@@ -12,9 +12,14 @@ CACHE = os.path.join(".cache", "flink")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
-    parser.add_argument("action", choices=("start", "stop", "options"), help="'options' prints Beam's options")
     parser.add_argument(
-        "--cluster_dir", metavar="FOLDER", default=os.path.join(CACHE, "cluster"), help="configuration and logs"
+        "action", choices=("start", "stop", "options"), help="'options' prints Beam's options"
+    )
+    parser.add_argument(
+        "--cluster_dir",
+        metavar="FOLDER",
+        default=os.path.join(CACHE, "cluster"),
+        help="configuration and logs",
     )
     parser.add_argument(
         "--jars_dir", metavar="FOLDER", default=os.path.join(CACHE, "jars"),

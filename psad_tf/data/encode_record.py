@@ -98,7 +98,9 @@ class RecordEncoder:
     """
 
     def __init__(
-        self, declaration: FeatureDeclaration, attributes: Callable[[str], Mapping[str, Any] | None]
+        self,
+        declaration: FeatureDeclaration,
+        attributes: Callable[[str], Mapping[str, Any] | None] = lambda item_id: None,
     ) -> None:
         self._context_categorical = declaration.context_categorical
         self._context_dense = [feature.name for feature in declaration.context_dense]

@@ -253,7 +253,7 @@ def test_a_bad_row_of_columns_is_a_dead_letter_with_its_reason(tmp_path, file_fo
         with open(tmp_path / "log.avro", "wb") as file:
             fastavro.writer(file, schema, [record])
     (each,) = find_ranges(RawInputs((), interactions=(f"{tmp_path}/log.{file_format}",)))
-    found = logs.outputs(ReadRecords("interactions", [each], DECLARATION, OPTIONS), tmp_path)
+    found = logs.outputs(ReadRecords([each], DECLARATION, OPTIONS), tmp_path)
     assert found.counts == {"interactions/read": 1, f"interactions/dropped/{reason}": 1}
     (letter,) = found.letters
     assert (letter["reason"], letter["source"]) == (reason, f"log.{file_format}:0")

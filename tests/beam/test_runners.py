@@ -158,7 +158,7 @@ def test_beam_knows_every_option_of_the_documented_commands():
         assert len(options.get_all_options(drop_default=True)) == len(flags), name
 
 
-@pytest.mark.parametrize(("name", "runner"), [("Flink", "FlinkRunner"), ("Spark", "SparkRunner")])
+@pytest.mark.parametrize(("name", "runner"), [("Flink", "PortableRunner"), ("Spark", "SparkRunner")])
 def test_the_documented_commands_make_their_runner(name, runner):
     options = parse_beam_options(_documented_commands()[name])
     assert type(make_runner(options)).__name__ == runner

@@ -6,7 +6,7 @@ import psad_tf.beam.transforms.read as read_module
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.sources import RawInputs, find_ranges
 from psad_tf.beam.transforms.check import Request, unpack
-from psad_tf.beam.transforms.read import MISTAKES, ReadRecords
+from psad_tf.beam.transforms.read import ITEM_ROWS, MISTAKES, REQUESTS, TIMELINE, ReadRecords
 from psad_tf.beam.transforms.rows import ROWS, AssembleRows
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
@@ -18,7 +18,7 @@ def _read(folder, kind, lines):
     text = "".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines)
     (folder / f"{kind}.jsonl").write_text(text)
     ranges = find_ranges(RawInputs(**{"impressions": (), kind: (f"{folder}/{kind}.jsonl",)}))
-    return logs.outputs(ReadRecords(kind, ranges, DECLARATION, OPTIONS), folder)
+    return logs.outputs(ReadRecords(ranges, DECLARATION, OPTIONS), folder)
 
 
 def _impression(value):
@@ -36,7 +36,8 @@ def _impression(value):
 )
 def test_good_records_go_on_by_their_key_and_bad_ones_to_the_dead_letters(tmp_path, kind, good, bad, reason):
     found = _read(tmp_path, kind, [good, bad])
-    ((key, _),) = found.elements["records"]
+    output = {"impressions": REQUESTS, "items": ITEM_ROWS}.get(kind, TIMELINE)
+    ((key, _),) = found.elements[output]
     assert key == b"user-1"
     (letter,) = found.letters
     assert (letter["kind"], letter["reason"]) == (kind, reason)
@@ -47,7 +48,7 @@ def test_good_records_go_on_by_their_key_and_bad_ones_to_the_dead_letters(tmp_pa
 def test_an_impression_travels_as_it_was_checked(tmp_path):
     record = logs.impression(0, 1, logs.START, [1, 2])
     found = _read(tmp_path, "impressions", [{**record, "junk": [1], "split": None}])
-    ((_, value),) = found.elements["records"]
+    ((_, value),) = found.elements[REQUESTS]
     assert _impression(value) == [record, "impressions.jsonl:0"]
     request = Request.of(value)
     assert (int.from_bytes(request.time, "big"), request.own_split) == (logs.START, False)
@@ -59,7 +60,7 @@ def test_rows_of_a_request_become_one_impression(tmp_path):
     sent = _read(tmp_path, "impressions", rows).elements[ROWS]
     assert len(sent) == 3
     found = logs.outputs(AssembleRows(DECLARATION, OPTIONS), tmp_path, sent)
-    ((user, value),) = found.elements["records"]
+    ((user, value),) = found.elements[REQUESTS]
     assert user == b"user-1"
     candidates = _impression(value)[0]["candidates"]
     assert [(each["item_id"], each["position"]) for each in candidates] == [
@@ -71,7 +72,7 @@ def test_rows_of_a_request_become_one_impression(tmp_path):
 def test_a_damaged_file_is_told_instead_of_failing_the_worker(tmp_path):
     (tmp_path / "cut.jsonl.gz").write_bytes(b"")
     ranges = find_ranges(RawInputs((f"{tmp_path}/cut.jsonl.gz",)))
-    found = logs.outputs(ReadRecords("impressions", ranges, DECLARATION, OPTIONS), tmp_path)
+    found = logs.outputs(ReadRecords(ranges, DECLARATION, OPTIONS), tmp_path)
     (mistake,) = found.elements[MISTAKES]
     assert mistake.startswith(f"{tmp_path}/cut.jsonl.gz: the file is cut short")
 
