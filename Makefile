@@ -84,6 +84,7 @@ docs: setup-dev links
 	@$(PY) -m mkdocs build --quiet --clean && echo "The documentation is in .cache/site/index.html"
 
 unit: setup-dev
+	@command -v java >/dev/null 2>&1 || echo "Java is not installed: the tests on a Flink cluster are left out"
 	@$(PY) -m pytest -n 2 --dist loadfile
 
 # Each prints a table and writes benchmarks/results/<name>.json and a picture.

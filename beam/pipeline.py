@@ -34,7 +34,7 @@ from psad_tf.beam.manifest import MANIFEST, SCHEMA, STATISTICS, Reports, finish,
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.output_file import PARTS, create
 from psad_tf.beam.progress import shown_progress
-from psad_tf.beam.runners import make_runner, parse_beam_options
+from psad_tf.beam.runners import cause, is_local, make_runner, parse_beam_options, quiet_engine
 from psad_tf.beam.sources import FileRange, RawInputs, find_ranges
 from psad_tf.beam.transforms.items import SHIPPED, JoinItems
 from psad_tf.beam.transforms.lists import TRAINING, WriteLists
@@ -179,13 +179,16 @@ def _run(
     pipeline = beam.Pipeline(runner=make_runner(pipeline_options), options=pipeline_options)
     pipeline | "Make lists" >> MakeLists(ranges, folder, declaration, options)
     try:
-        result = pipeline.run()
-        result.wait_until_finish()
+        with quiet_engine():
+            result = pipeline.run()
+            result.wait_until_finish()
     except Exception as error:
         # Runners wrap a worker's error, each in its own way; what they all keep is its text.
         if f"[Errno {errno.ENOSPC}]" in str(error):
             raise InputError(f"{folder}: the disk is full") from error
-        raise
+        if is_local(pipeline_options):
+            raise
+        raise InputError(f"the engine ended the job: {cause(str(error))}") from error
     counts: Counter[str] = Counter()
     for counter in result.metrics().query(MetricsFilter().with_namespace(COUNTS))["counters"]:
         counts[counter.key.metric.name] += counter.result

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -14,6 +17,7 @@ from apache_beam.transforms.environments import Environment, SubprocessSDKEnviro
 from psad_tf.errors import InputError
 
 # Other runners pass options that Beam's Python does not know to their job server.
+_ERROR_LINE = re.compile(r"(Caused by: )?[\w.$]*(Error|Exception)\b")
 _LOCAL = (None, "DirectRunner", "FnApiRunner")
 
 
@@ -53,6 +57,34 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
         return create_runner(name)
     except (ValueError, ImportError) as error:
         raise InputError(f"--runner: {error}") from error
+
+
+def is_local(options: PipelineOptions) -> bool:
+    """Whether the runner is the one in Python."""
+    return options.view_as(StandardOptions).runner in _LOCAL
+
+
+@contextlib.contextmanager
+def quiet_engine() -> Iterator[None]:
+    """Keeps back what an engine says of a job, stack traces of many lines: its error is raised after all."""
+    root = logging.getLogger()  # where Beam's portable runner repeats it
+    drop = logging.Filter("an engine's messages have no logger of their own")
+    root.addFilter(drop)
+    try:
+        yield
+    finally:
+        root.removeFilter(drop)
+
+
+def cause(message: str) -> str:
+    """The line of an engine's error that says what happened.
+
+    Example:
+        >>> cause("java.lang.Exception: Error\\nValueError: no such thing\\n\\tat org.apache.Some")
+        'ValueError: no such thing'
+    """
+    lines = [line for line in message.splitlines() if _ERROR_LINE.match(line)]
+    return (lines or message.strip().splitlines() or ["no reason was given"])[-1][:500]
 
 
 class _ProcessRunner(FnApiRunner):

@@ -1,17 +1,20 @@
-"""Lists a second and memory of the Beam job, against a plain writer, over logs of growing size.
+"""Speed, memory and shuffled bytes of the Beam job, against a plain writer, over logs of growing size.
 
     python -m benchmarks.bench_beam --lists 10000 100000 1000000
 
-Logs come from the simulator. Every measurement is a process of its own. Speed is lists a second of wall time,
-and a second of CPU of all processes, which other work on the machine disturbs less; importing packages in
-this process is left out, starting worker processes is not. Memory is the peak resident size of the largest
-worker: the process itself, where it is the only one. Growth is against the row above: how many times the
-lists, the CPU time and the peak memory.
+Logs come from the simulator. Every measurement is a process of its own. Speed is lists per second of wall
+time, and per second of CPU of all processes, which other work on the machine disturbs less; importing
+packages in this process is left out, starting workers is not. Memory is the peak resident size of the largest
+worker: the process itself, where it is the only one; on Flink a Python worker. Shuffled are the bytes that
+enter a GroupByKey (on Flink, all that tasks send), temporary those that sorting writes to disk, both over the
+size of the raw logs. Growth is against the row above: how many times the lists, the CPU time and the peak
+memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import glob
 import json
 import os
@@ -19,7 +22,10 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from benchmarks.common import RESULTS_DIR, WORK_DIR, markdown_table, one_line_errors, read_json, write_json
@@ -27,8 +33,11 @@ from psad_tf.errors import InputError
 from psad_tf.features import load_declaration
 
 PLAIN, BEAM, PROCESSES = "plain writer", "Beam, one process", "Beam, two worker processes"
-ENGINES = (PLAIN, BEAM, PROCESSES)
+FLINK = "Beam, Flink with two task managers"
+ENGINES = (PLAIN, BEAM, PROCESSES, FLINK)
 LEVEL = 4
+LISTS_A_SHARD = 30_000
+JARS = os.path.join(".cache", "flink", "jars")
 
 
 def main() -> None:
@@ -44,7 +53,7 @@ def main() -> None:
         if arguments.measure:
             print(json.dumps(measure(*arguments.measure)))
             return
-        path = os.path.join(arguments.results_dir, "psad_tf.beam.json")
+        path = os.path.join(arguments.results_dir, "beam.json")
         results = read_json(path, {})
         for lists in sorted(arguments.lists):
             raw = simulated_logs(arguments.work_dir, lists)
@@ -58,7 +67,7 @@ def main() -> None:
             check_equal(simulated_logs(arguments.work_dir, fewest), arguments.work_dir)
             print(f"The plain writer and the Beam job write equal lists ({fewest:,} compared)")
         print(table(results))
-        picture = os.path.join(arguments.results_dir, "psad_tf.beam.png")
+        picture = os.path.join(arguments.results_dir, "beam.png")
         draw(results, picture)
         print(f"Wrote {path} and {picture}")
 
@@ -85,8 +94,9 @@ def measured_alone(engine: str, raw: str, output: str) -> dict[str, Any]:
 
 
 def measure(engine: str, raw: str, output: str) -> dict[str, Any]:
-    """Runs one engine in this process and reads the clock and the memory."""
+    """Runs one engine in this process and reads the clock, the memory and the bytes that travel."""
     declaration = load_declaration(os.path.join(raw, "features.json"))
+    flags: list[str] = []
     if engine == PLAIN:
         from tensorflow_serving.apis import input_pb2  # noqa: F401 (imported before the clock starts)
 
@@ -98,33 +108,123 @@ def measure(engine: str, raw: str, output: str) -> dict[str, Any]:
         from psad_tf.beam.options import PreprocessOptions
         from psad_tf.beam.pipeline import preprocess
 
-        flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+        with open(os.path.join(raw, "impressions.jsonl"), "rb") as file:
+            lists = sum(1 for _ in file)
+        options = PreprocessOptions(compression_level=LEVEL, num_shards=max(4, lists // LISTS_A_SHARD))
 
         def run() -> int:
-            manifest = preprocess(
-                raw, output, declaration,
-                options=PreprocessOptions(compression_level=LEVEL),
-                pipeline_options=flags if engine == PROCESSES else [],
-            )  # fmt: skip
+            manifest = preprocess(raw, output, declaration, options=options, pipeline_options=flags)
             return manifest["counts"]["written"]
 
-    before = _own_memory()
-    cpu, wall = _cpu_seconds(), time.perf_counter()
-    lists = run()
-    seconds, cpu_seconds = time.perf_counter() - wall, _cpu_seconds() - cpu
+    if engine == PROCESSES:
+        flags += ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    watch = Watch()
+    with on_flink(flags, watch) if engine == FLINK else contextlib.nullcontext():
+        before = _own_memory()
+        cpu, wall = _cpu_seconds(), time.perf_counter()
+        with watch.counted():
+            lists = run()
+        seconds = time.perf_counter() - wall
+        cpu_seconds = _cpu_seconds() - cpu + watch.cpu_seconds()
     peak = resource.getrusage(
         resource.RUSAGE_CHILDREN if engine == PROCESSES else resource.RUSAGE_SELF
     ).ru_maxrss
+    raw_bytes = sum(entry.stat().st_size for entry in os.scandir(raw))
     return {
         "lists": lists,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
         "lists_per_second": lists / seconds,
         "lists_per_cpu_second": lists / cpu_seconds,
-        "peak_bytes": peak * 1024,
+        "peak_bytes": watch.peak_bytes if engine == FLINK else peak * 1024,
         "start_bytes": before,
+        "shuffled_share": None if engine in (PLAIN, PROCESSES) else watch.shuffled_bytes / raw_bytes,
+        "temporary_share": watch.temporary_bytes / raw_bytes if engine == BEAM else None,
         "cores": os.cpu_count(),
     }
+
+
+class Watch:
+    """Counts what travels and is written in this process, and reads the processes of a Flink cluster."""
+
+    def __init__(self) -> None:
+        self.shuffled_bytes = self.temporary_bytes = self.peak_bytes = 0
+        self._cpu: dict[int, float] = {}
+        self._pids: list[int] = []
+        self._ended = threading.Event()
+
+    @contextlib.contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts the bytes that enter a GroupByKey of the in-memory runner, and those that sorting writes."""
+        from apache_beam.runners.portability.fn_api_runner.execution import GroupingBuffer
+
+        from psad_tf.beam.transforms.sort_values import _Spilled
+
+        append, add = GroupingBuffer.append, _Spilled.add
+
+        def counted_append(buffer: Any, data: bytes) -> None:
+            self.shuffled_bytes += len(data)
+            append(buffer, data)
+
+        def counted_add(spilled: Any, values: Any) -> None:
+            add(spilled, values)
+            self.temporary_bytes += os.path.getsize(spilled._runs[-1])
+
+        GroupingBuffer.append, _Spilled.add = counted_append, counted_add
+        try:
+            yield
+        finally:
+            GroupingBuffer.append, _Spilled.add = append, add
+
+    def follow(self, pids: Iterable[int]) -> None:
+        """Starts to read CPU time and memory of processes and of those that they start."""
+        self._pids = list(pids)
+        self._read()
+        self._start = dict(self._cpu)
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the processes since `follow`, with that of those that have ended since."""
+        self._ended.set()
+        if not self._pids:
+            return 0.0
+        self._read()
+        return sum(self._cpu.values()) - sum(self._start.values())
+
+    def _follow(self) -> None:
+        while not self._ended.wait(0.5):
+            self._read()
+
+    def _read(self) -> None:
+        import psutil
+
+        for pid in self._pids:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                top = psutil.Process(pid)
+                for process in (top, *top.children(recursive=True)):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        times = process.cpu_times()
+                        self._cpu[process.pid] = times.user + times.system
+                        if process.pid != pid:  # a Python worker
+                            self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
+
+
+@contextlib.contextmanager
+def on_flink(flags: list[str], watch: Watch) -> Iterator[None]:
+    """Starts a cluster, adds Beam's options for it to `flags`, watches it and stops it."""
+    from psad_tf.beam.flink import cluster
+
+    with tempfile.TemporaryDirectory(prefix="psad-flink-") as folder:
+        state = cluster.start(folder, JARS)
+        flags += state["beam_options"]
+        watch.follow(state["pids"].values())
+        try:
+            yield
+            for job in cluster.get(state, "/jobs")["jobs"]:
+                for vertex in cluster.get(state, f"/jobs/{job['id']}")["vertices"]:
+                    watch.shuffled_bytes += vertex["metrics"]["write-bytes"]
+        finally:
+            cluster.stop(folder)
 
 
 def _cpu_seconds() -> float:
@@ -176,12 +276,19 @@ def table(results: dict[str, Any]) -> str:
                     f"{found['lists_per_cpu_second']:,.0f}",
                     _relative(results, lists, found),
                     f"{found['peak_bytes'] / 2**20:,.0f}",
+                    _share(found.get("shuffled_share")),
+                    _share(found.get("temporary_share")),
                     _growth(smaller, found),
                 ]
             )
             smaller = found
     header = ["engine", "lists", "lists/s", "lists/CPU s", "of plain, per CPU s", "peak MiB of a worker"]
-    return markdown_table([*header, "growth: lists, CPU, memory"], rows)
+    header += ["shuffled / raw", "temporary / raw", "growth: lists, CPU, memory"]
+    return markdown_table(header, rows)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _growth(smaller: dict[str, Any] | None, found: dict[str, Any]) -> str:

@@ -160,13 +160,19 @@ class _WriteLists(CountingDoFn):
 
 def _with_strings(names: list[str], rows: Sequence[Sequence[Strings]]) -> list[str]:
     """The features that have a string in some row."""
-    return [name for index, name in enumerate(names) if any(any(row[index]) for row in rows)]
+    return [
+        name
+        for index, name in enumerate(names)
+        if rows and (any(rows[0][index]) or any(any(row[index]) for row in rows))  # mostly the first has one
+    ]
 
 
 def _with_numbers(names: list[str], columns: Sequence[Sequence[float]]) -> list[str]:
     """The features whose column has a number."""
     return [
-        name for name, column in zip(names, columns, strict=True) if any(value == value for value in column)
+        name
+        for name, column in zip(names, columns, strict=True)
+        if column and (column[0] == column[0] or any(value == value for value in column))
     ]
 
 

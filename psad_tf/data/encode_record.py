@@ -122,6 +122,7 @@ class RecordEncoder:
         self._label = labeler(declaration.label)
         self._attributes = attributes
         self.item = functools.lru_cache(REMEMBERED_ITEMS)(self._item)
+        self._past = functools.lru_cache(REMEMBERED_ITEMS)(lambda item: self.item(text_of(item)).history)
 
     def interaction(self, time: int, item_id: str, feedback: Mapping[str, float | None] | None) -> bytes:
         """An interaction as bytes that sort as a history does: by time, item id and feedback.
@@ -209,7 +210,7 @@ class RecordEncoder:
         categorical, ages, feedback = [], [], []
         for each in reversed(interactions):
             end = len(each) - size
-            categorical.append(self.item(self.past_item(each)).history)
+            categorical.append(self._past(each[8:end]))
             ages.append(float(time - int.from_bytes(each[:8], "big")))
             feedback.append(self._interaction.unpack_from(each, end))
         columns = map(list, zip(*feedback, strict=True)) if feedback else itertools.repeat([])

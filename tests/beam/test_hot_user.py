@@ -1,62 +1,52 @@
-"""A user with a million interactions costs little memory beside the runner's own."""
+"""A million interactions of one user cost time, not memory, where the engine gives values one by one."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+import tracemalloc
 
-from tests.beam import logs
+import pytest
 
-ROOT = Path(__file__).parents[2]
-REQUESTS = 20
-
-# Peak memory never falls, so the small log goes first; one process, so that both count the same imports.
-MEASURE = """
-import resource, sys
 from psad_tf.beam.options import PreprocessOptions
-from psad_tf.beam.pipeline import preprocess
-from psad_tf.features import load_declaration
+from psad_tf.beam.transforms.check import INTERACTION, ImpressionCheck
+from psad_tf.beam.transforms.sort_values import sorted_values
+from psad_tf.beam.transforms.timeline import Joined, _JoinHistories
+from psad_tf.data.encode_record import RecordEncoder
+from tests.beam import logs
+from tests.beam.logs import DECLARATION
 
-for folder in sys.argv[1:]:
-    options = PreprocessOptions(num_shards=1, buffer_bytes=8 << 20)
-    preprocess(folder, folder + "-lists", load_declaration(folder + "/features.json"), options=options)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-"""
-
-
-def _skewed_log(folder, interactions):
-    """One user has so many interactions, in no order of time, and asks between them; 40 other lists."""
-    data = logs.records()
-    data["impressions"] += [
-        {
-            **logs.impression(1000 + number, 0, logs.START + interactions * (number + 1) // REQUESTS, [1, 2]),
-            "user_id": "hot",
-        }
-        for number in range(REQUESTS)
-    ]
-    logs.write_folder(folder, data)
-    line = '{"user_id":"hot","item_id":"item-%d","time":%d,"feedback":{"rating":3}}\n'
-    with open(folder / "interactions.jsonl", "a") as file:
-        for number in range(interactions):
-            second = number * 7919 % interactions
-            # Few items: the join remembers the last 50,000, which would be counted too.
-            file.write(line % (second % 25, logs.START + second))
-    return folder
+MANY = 1_000_000
+OPTIONS = PreprocessOptions(latest_time=logs.START * 2)
+ENCODER = RecordEncoder(DECLARATION)
 
 
-def test_a_user_with_a_million_interactions_does_not_sink_a_worker(tmp_path):
-    few, many = _skewed_log(tmp_path / "few", 5_000), _skewed_log(tmp_path / "many", 1_000_000)
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, few, many],
-        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    small, large = map(int, done.stdout.split())
-    manifest = json.loads((tmp_path / "many-lists" / "manifest.json").read_text())
-    assert manifest["counts"]["interactions"]["kept"] == 1_000_000 + 240
-    last = logs.read_lists(tmp_path / "many-lists")[f"request-{1000 + REQUESTS - 1}"]
-    seen = [f"item-{(1_000_000 - back) % 25}" for back in range(1, 6)]
-    assert logs.values(last.context, "history_item_id") == seen
-    # Held all at once the million would be 170 MiB more.
-    assert large - small < 80, f"{small} MiB with 5,000 interactions of a user, {large} MiB with 1,000,000"
+def _values():
+    """The user's requests and interactions, in no order of time, one after the other."""
+    check = ImpressionCheck(DECLARATION, OPTIONS)
+    for number in range(1, 21):
+        data = logs.impression(number, 0, logs.START + MANY * number // 20, [1, 2])
+        yield check.take(data, "log", {})[1]
+    for number in range(MANY):
+        second = number * 7919 % MANY
+        value = ENCODER.interaction(logs.START + second, f"item-{second}", {"rating": 3})
+        yield value[:8] + INTERACTION + value[8:]
+
+
+@pytest.mark.slow
+def test_a_user_with_a_million_interactions_does_not_sink_a_worker():
+    join = _JoinHistories(DECLARATION, OPTIONS, False)
+    join.setup()
+    join.start_bundle()
+    found = {}
+    tracemalloc.start()
+    try:
+        for _, value in join.process((b"user-0", sorted_values(_values(), 8 << 20))):
+            joined = Joined.of(value)
+            time = int.from_bytes(joined.request.time, "big")
+            found[time - logs.START] = [ENCODER.past_item(each) for each in joined.history]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found == {
+        time: [f"item-{time - back}" for back in range(DECLARATION.history.length, 0, -1)]
+        for time in (MANY * number // 20 for number in range(1, 21))
+    }
+    # Held all at once the million would be 80 MiB.
+    assert peak < 24 << 20, f"{peak / 2**20:.0f} MiB"

@@ -64,6 +64,8 @@ def damaged(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_worker_processes_make_the_same_bytes_though_pythons_path_has_a_space(
     raw, expected, damaged, tmp_path, capfd, monkeypatch
 ):
@@ -81,6 +83,8 @@ def test_worker_processes_make_the_same_bytes_though_pythons_path_has_a_space(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_a_run_killed_half_way_leaves_nothing_that_looks_whole_and_the_next_one_is_right(
     raw, expected, tmp_path
 ):
@@ -106,6 +110,8 @@ def test_a_run_killed_half_way_leaves_nothing_that_looks_whole_and_the_next_one_
     assert "1 duplicate_request" in output
 
 
+@pytest.mark.slow
+@pytest.mark.process
 def test_the_command_says_a_mistake_in_one_line(raw, tmp_path):
     features = tmp_path / "features.json"
     features.write_text((raw / "features.json").read_text().replace('"price"', '"prize"'))

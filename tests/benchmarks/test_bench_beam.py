@@ -14,7 +14,7 @@ from psad_tf.errors import InputError
 def _found(lists: int, cpu_seconds: float, mebibytes: int) -> dict[str, Any]:
     return {
         "lists": lists, "cpu_seconds": cpu_seconds, "peak_bytes": mebibytes << 20,
-        "lists_per_second": lists / 10, "lists_per_cpu_second": lists / cpu_seconds,
+        "lists_per_second": lists / 10, "lists_per_cpu_second": lists / cpu_seconds, "shuffled_share": 0.5,
     }  # fmt: skip
 
 
@@ -27,9 +27,9 @@ def test_the_table_shows_speed_memory_growth_and_the_share_of_the_plain_writer()
         [cell.strip() for cell in line.split("|")[1:-1]] for line in bench_beam.table(results).splitlines()
     ]
     assert rows == [
-        ["plain writer", "10,000", "1,000", "2,500", "1.00", "500", "-"],
-        ["Beam, one process", "10,000", "1,000", "4,000", "1.60", "250", "-"],
-        ["Beam, one process", "100,000", "10,000", "3,333", "-", "300", "x10, x12.0, x1.20"],
+        ["plain writer", "10,000", "1,000", "2,500", "1.00", "500", "0.50", "-", "-"],
+        ["Beam, one process", "10,000", "1,000", "4,000", "1.60", "250", "0.50", "-", "-"],
+        ["Beam, one process", "100,000", "10,000", "3,333", "-", "300", "0.50", "-", "x10, x12.0, x1.20"],
     ]
 
 
@@ -42,6 +42,7 @@ def test_every_engine_is_measured_and_both_writers_write_equal_lists(tmp_path: A
     for engine in (bench_beam.PLAIN, bench_beam.BEAM):
         found = bench_beam.measure(engine, raw, str(tmp_path / engine))
         assert found["lists"] == 60 and found["cpu_seconds"] > 0 and found["peak_bytes"] > 1 << 26
+    assert 0 < found["shuffled_share"] < 2
 
 
 def test_writers_that_differ_are_not_compared(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
