@@ -12,7 +12,10 @@ from psad_tf.features import HISTORY_PREFIX, FeatureDeclaration
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], rounds: int, seed: int = 0
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, np.ndarray]:
     """Times every call once a round, in a new random order each round.
 
@@ -20,6 +23,7 @@ def interleaved(
         calls: By name; each must return only when its work is done.
         rounds: Timings of each, after two calls that are not counted.
         seed: Of the order.
+        clock: Seconds; `time.thread_time` for work that the calling thread does itself.
 
     Returns:
         Seconds, float64 [rounds], by name.
@@ -32,9 +36,9 @@ def interleaved(
     for index in range(rounds):
         for position in random.permutation(len(names)):
             name = names[position]
-            started = time.perf_counter()
+            started = clock()
             calls[name]()
-            seconds[name][index] = time.perf_counter() - started
+            seconds[name][index] = clock() - started
     return seconds
 
 

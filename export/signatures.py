@@ -18,6 +18,7 @@ from psad_tf.data.encoder import FeatureEncoder
 from psad_tf.data.parsing import candidate_spec, context_spec
 from psad_tf.export.checks import check_agreement, check_size
 from psad_tf.export.examples import parse_examples
+from psad_tf.export.fused import fused_dense
 from psad_tf.export.half_precision import half_precision
 from psad_tf.features import (
     HISTORY_PREFIX,
@@ -128,7 +129,7 @@ class ServingModule(tf.Module):
         self.parameters = _named(weights)
 
         def score(encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            with swapped():
+            with swapped(), fused_dense(reranker):
                 return reranker(encoded)
 
         self._score: Callable[..., Any] = (

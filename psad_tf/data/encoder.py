@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from psad_tf.errors import InputError
@@ -21,18 +22,24 @@ from psad_tf.features import (
     RELEVANCE,
     SHOWN_POSITION,
     UNKNOWN_ID,
-    CategoricalFeature,
+    DenseFeature,
     FeatureDeclaration,
 )
 
 LARGEST_STANDARDIZED = 10.0
+LARGEST_UNSCALED = 1e6  # of a feature without a transform
 
 
 class FeatureEncoder(tf.Module):
     """Raw tensors to model tensors: ids by vocabulary lookup, dense values standardized.
 
     id(v) = 0 for "", 2 + line of v in its vocabulary, 1 if not in it;
-    dense(x) = clip((f(x) - mean) / std, -10, 10), f the identity or log(1 + max(x, 0)), 0 if missing.
+    dense(x) = clip((f(x) - mean) / std, -10, 10), f the identity or log(1 + max(x, 0)), 0 if missing;
+    without a transform dense(x) = clip(x, -10^6, 10^6): no input, infinite ones included, leads to a score
+    that is not a finite number.
+
+    Values of one vocabulary are looked up together, and the dense features of candidates, history and context
+    are each standardized together: a graph's cost is its number of operations.
 
     Args:
         declaration: The features.
@@ -86,28 +93,19 @@ class FeatureEncoder(tf.Module):
             A list without any position was shown whole, in the candidates' order.
         """
         declaration = self.declaration
-        encoded: dict[str, tf.Tensor] = {}
-        for feature in declaration.context_categorical:
-            encoded[feature.name] = self._ids(raw[feature.name], feature)
-        for feature in declaration.history.categorical:
-            name = HISTORY_PREFIX + feature.name
-            encoded[name] = self._ids(raw[name], feature)
-        for feature in declaration.candidate_categorical:
-            encoded[feature.name] = self._ids(raw[feature.name], feature)
+        encoded = self._ids(raw)
         item_ids = raw[ITEM_ID][..., 0]
-        encoded["mask"] = mask = tf.not_equal(item_ids, "")
-        encoded["history_mask"] = tf.not_equal(raw[HISTORY_PREFIX + ITEM_ID][..., 0], "")
-        context, history, candidate = (
-            [(f.name, f.transform) for f in declaration.context_dense],
-            [(HISTORY_PREFIX + f.name, f.transform) for f in declaration.history.dense],
-            [(f.name, f.transform) for f in declaration.candidate_dense],
+        encoded["mask"] = mask = tf.not_equal(encoded[ITEM_ID][..., 0], PADDING_ID)
+        history_ids = encoded[HISTORY_PREFIX + ITEM_ID][..., 0]
+        encoded["history_mask"] = tf.not_equal(history_ids, PADDING_ID)
+        shape = tf.shape(item_ids)
+        encoded["context_dense"] = self._dense(raw, declaration.context_dense, "", shape[:1])
+        encoded["history_dense"] = self._dense(
+            raw, declaration.history.dense, HISTORY_PREFIX, tf.shape(history_ids)
         )
-        encoded["context_dense"] = self._dense(raw, context, tf.shape(item_ids)[:1])
-        encoded["history_dense"] = self._dense(raw, history, tf.shape(encoded["history_mask"]))
-        encoded["candidate_dense"] = self._dense(raw, candidate, tf.shape(item_ids))
-        positions = tf.broadcast_to(tf.range(tf.shape(item_ids)[1]), tf.shape(item_ids))
-        ranks = tf.cast(raw[INITIAL_RANK], tf.int32)
-        encoded[INITIAL_RANK] = tf.where(ranks >= 0, ranks, positions)
+        encoded["candidate_dense"] = self._dense(raw, declaration.candidate_dense, "", shape)
+        ranks = tf.cast(tf.minimum(raw[INITIAL_RANK], np.iinfo(np.int32).max), tf.int32)
+        encoded[INITIAL_RANK] = tf.where(raw[INITIAL_RANK] >= 0, ranks, tf.range(shape[1]))
         if RELEVANCE in raw:
             encoded[SHOWN_POSITION] = shown_slots(raw[SHOWN_POSITION], mask)
             shown = encoded[SHOWN_POSITION] >= 0
@@ -115,31 +113,50 @@ class FeatureEncoder(tf.Module):
             encoded["negatives"] = tf.where(shown, raw[NEGATIVE], 0.0)
         return encoded
 
-    def _ids(self, values: tf.Tensor, feature: CategoricalFeature) -> tf.Tensor:
-        table = self._tables[feature.vocabulary]
-        if table is None:
-            found = tf.fill(tf.shape(values), tf.constant(UNKNOWN_ID, tf.int64))
-        else:
-            found = table.lookup(values) + 2
-        ids = tf.cast(tf.where(tf.equal(values, ""), tf.constant(PADDING_ID, tf.int64), found), tf.int32)
-        return tf.ensure_shape(ids, values.shape)
+    def _ids(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Ids of every categorical feature by its name on the wire: one lookup a vocabulary."""
+        declaration = self.declaration
+        names: dict[str, list[str]] = {}
+        for prefix, features in (
+            ("", declaration.context_categorical),
+            (HISTORY_PREFIX, declaration.history.categorical),
+            ("", declaration.candidate_categorical),
+        ):
+            for feature in features:
+                names.setdefault(feature.vocabulary, []).append(prefix + feature.name)
+        ids: dict[str, tf.Tensor] = {}
+        for vocabulary, sharing in names.items():
+            values = [raw[name] for name in sharing]
+            flat = tf.concat([tf.reshape(each, [-1]) for each in values], 0)
+            table = self._tables[vocabulary]
+            found = tf.fill(tf.shape(flat), np.int64(UNKNOWN_ID)) if table is None else table.lookup(flat)
+            found = tf.cast(tf.where(tf.equal(flat, ""), np.int64(PADDING_ID), found), tf.int32)
+            parts = tf.split(found, [tf.size(each) for each in values]) if len(values) > 1 else [found]
+            for name, part, each in zip(sharing, parts, values, strict=True):
+                ids[name] = tf.ensure_shape(tf.reshape(part, tf.shape(each)), each.shape)
+        return ids
 
     def _dense(
-        self, raw: Mapping[str, tf.Tensor], features: Sequence[tuple[str, str]], shape: tf.Tensor
+        self, raw: Mapping[str, tf.Tensor], features: Sequence[DenseFeature], prefix: str, shape: tf.Tensor
     ) -> tf.Tensor:
+        """The standardized columns of one part of the request, [*shape, len(features)]."""
         if not features:
             return tf.zeros(tf.concat([shape, [0]], 0))
-        columns = []
-        for name, transform in features:
-            values = raw[name]
-            if transform == "log1p_standardize":
-                values = tf.math.log1p(tf.maximum(values, 0.0))  # NaN stays NaN
-            if transform != "none":
-                mean, std = self._moments[name]
-                values = (values - mean) / std
-                values = tf.clip_by_value(values, -LARGEST_STANDARDIZED, LARGEST_STANDARDIZED)
-            columns.append(tf.where(tf.math.is_nan(values), 0.0, values))
-        return tf.stack(columns, -1)
+        values = tf.stack([raw[prefix + feature.name] for feature in features], -1)
+        transforms = [feature.transform for feature in features]
+        logarithmic = np.array([each == "log1p_standardize" for each in transforms])
+        if logarithmic.any():
+            logs = tf.math.log1p(tf.maximum(values, 0.0))  # NaN stays NaN
+            values = logs if logarithmic.all() else tf.where(logarithmic, logs, values)
+        unscaled = np.array([each == "none" for each in transforms])
+        mean, std = np.transpose([self._moments[prefix + feature.name] for feature in features])
+        if not unscaled.all():
+            values = (values - np.float32(np.where(unscaled, 0.0, mean))) / np.float32(
+                np.where(unscaled, 1.0, std)
+            )
+        bounds = np.float32(np.where(unscaled, LARGEST_UNSCALED, LARGEST_STANDARDIZED))
+        values = tf.clip_by_value(values, -bounds, bounds)
+        return tf.where(tf.math.is_nan(values), 0.0, values)
 
 
 def shown_slots(positions: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -164,12 +181,13 @@ def shown_slots(positions: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
 
 
 def _lookup_table(path: str) -> tf.lookup.StaticHashTable:
-    """value -> line number, -1 for values that the file lacks."""
+    """value -> id, that of the unknown for values that the file lacks."""
     initializer = tf.lookup.TextFileInitializer(
         path,
         key_dtype=tf.string,
         key_index=tf.lookup.TextFileIndex.WHOLE_LINE,
         value_dtype=tf.int64,
         value_index=tf.lookup.TextFileIndex.LINE_NUMBER,
+        value_index_offset=UNKNOWN_ID + 1,
     )
-    return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN_ID - 2)
+    return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN_ID)

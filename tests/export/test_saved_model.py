@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import numpy as np
@@ -15,7 +18,7 @@ from psad_tf.errors import InputError
 from psad_tf.export.inspect import summarize
 from psad_tf.export.saved_model import export_saved_model
 from psad_tf.export.signatures import GraphOptions, limits_of, raw_specs
-from psad_tf.export.versions import next_version
+from psad_tf.export.versions import claimed_version, next_version
 from psad_tf.export.warmup import BATCH_SIZES, raw_tensors
 from psad_tf.serving.contract import WARMUP_FILE
 from psad_tf.training.run_folder import load_reranker
@@ -31,7 +34,8 @@ CORE_OPS = frozenset(
     LogicalAnd LogicalNot LogicalOr LookupTableFindV2 MatMul Max Maximum Mean MergeV2Checkpoints
     Minimum Mul Neg NoOp NotEqual Pack Pad PadV2 ParseExampleV2 Placeholder Prod Range
     ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 Rsqrt SaveV2 Select SelectV2
-    Shape ShardedFilename Sigmoid Slice Softmax Softplus Square Squeeze StatefulPartitionedCall StatelessIf
+    Shape ShardedFilename Sigmoid Size Slice Softmax Softplus SplitV Square Squeeze
+    StatefulPartitionedCall StatelessIf
     StaticRegexFullMatch StopGradient StridedSlice StringJoin StringLength Sub Sum Tile TopKV2
     Transpose Unpack VarHandleOp VarIsInitializedOp ZerosLike FloorDiv FloorMod""".split()
 )
@@ -186,6 +190,60 @@ def test_a_list_of_more_candidates_than_declared_is_refused(signatures: Any) -> 
         by_tensors(signatures, raw_tensors([make_list(1, 13)], DECLARATION))
 
 
+@pytest.mark.parametrize("signature", ["rerank_examples", "serving_default", "rerank_masked"])
+def test_the_graph_bounds_its_work_before_it_starts(signatures: Any, signature: str) -> None:
+    """So that TensorFlow Serving refuses what the embedded server refuses."""
+    lists = 32_768 // 12 + 1
+    with pytest.raises(tf.errors.InvalidArgumentError, match="send fewer"):
+        if signature == "rerank_examples":
+            by_examples(signatures, [b""] * (lists - 1) + [b"\n\x00" * 12])
+        else:
+            raw = raw_tensors([make_list(1, 12)], DECLARATION)
+            if signature == "rerank_masked":
+                raw["blocked"] = np.zeros([1, 12], bool)
+            by_tensors(signatures, {name: np.repeat(v, lists, 0) for name, v in raw.items()}, signature)
+
+
+def test_lists_of_many_bytes_are_refused_before_they_are_taken_apart(signatures: Any) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="too large: send fewer lists"):
+        by_examples(signatures, [b"\n\x00" * 10_000] + [b""] * 1000)
+
+
+RAW = raw_tensors([make_list(1, 6, 3), make_list(2, 6, 3)], DECLARATION)
+
+
+@pytest.mark.parametrize("name", [*RAW, "blocked"])
+def test_inputs_that_disagree_are_refused_and_never_broadcast(signatures: Any, name: str) -> None:
+    """One user's values must not be applied to the other's list."""
+    raw = RAW | {"blocked": np.zeros([2, 6], bool)}
+    disagreeing = [raw[name][:1]]
+    if raw[name].ndim > 1 and name not in ("user_id", "request_hour"):
+        disagreeing += [raw[name][:, :1], raw[name][:1, :1]]
+    for values in disagreeing:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="disagree"):
+            by_tensors(signatures, raw | {name: values}, "rerank_masked")
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, 1e30, -1e30, 3e38])
+@pytest.mark.parametrize("name", ["year", "initial_score", "age", "history_rating", "history_age_seconds"])
+def test_no_number_makes_a_score_that_is_none(signatures: Any, name: str, value: float) -> None:
+    """`year` has no transform: nothing but the graph stands between it and the scores."""
+    raw = {key: values.copy() for key, values in RAW.items()}
+    raw[name].flat[0] = value
+    answer = by_tensors(signatures, raw)
+    assert np.all(np.isfinite(answer["scores"])) and np.all(np.isfinite(answer["probabilities"]))
+    assert sorted(answer["ranking"][0]) == list(range(6))
+    unchanged = by_tensors(signatures, RAW)["scores"]
+    np.testing.assert_allclose(answer["scores"][1], unchanged[1], atol=1e-6)  # the other list's
+
+
+def test_an_initial_rank_beyond_32_bits_is_no_other_rank(signatures: Any) -> None:
+    far, further = (RAW | {"initial_rank": np.full([2, 6], rank, np.int64)} for rank in (2**31 - 1, 2**40))
+    np.testing.assert_array_equal(
+        by_tensors(signatures, far)["scores"], by_tensors(signatures, further)["scores"]
+    )
+
+
 def test_the_graph_parses_serialized_lists_as_training_does() -> None:
     from tensorflow_serving.apis import input_pb2
 
@@ -289,6 +347,45 @@ def test_versions_count_up_and_are_never_overwritten(tiny_run: pathlib.Path, tmp
     assert next_version(str(tmp_path / "psad")) == 5
     with pytest.raises(InputError, match="already there"):
         export_saved_model(tiny_run, tmp_path, version=4)
+
+
+def test_exports_at_the_same_time_write_versions_of_their_own(tmp_path: pathlib.Path) -> None:
+    folder, claimed = str(tmp_path / "psad"), threading.Barrier(4)
+    numbers: list[int] = []
+
+    def export() -> None:
+        with claimed_version(folder) as number:
+            numbers.append(number)
+            claimed.wait(30)
+            (tmp_path / "psad" / str(number)).mkdir()
+
+    threads = [threading.Thread(target=export) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == [1, 2, 3, 4]
+    assert sorted(os.listdir(folder)) == ["1", "2", "3", "4"]  # no claim is left
+
+
+def test_a_number_that_another_export_writes_is_refused(tmp_path: pathlib.Path) -> None:
+    with (
+        claimed_version(str(tmp_path), 3),
+        pytest.raises(InputError, match="another export writes version 3"),
+    ):
+        with claimed_version(str(tmp_path), 3):
+            pass
+
+
+def test_a_run_that_diverged_is_not_exported(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    _, reranker, _ = load_reranker(tiny_run)
+    weight = reranker.trainable_variables[0]
+    weight.assign(tf.fill(weight.shape, float("nan")))
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    shutil.rmtree(run / "best")
+    tf.train.Checkpoint(reranker=reranker).save(str(run / "best" / "ckpt"))
+    with pytest.raises(InputError, match="not finite numbers: the training diverged"):
+        export_saved_model(run, tmp_path / "models")
 
 
 def test_a_failed_export_leaves_nothing_behind(tmp_path: pathlib.Path) -> None:

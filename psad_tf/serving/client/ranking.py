@@ -92,7 +92,8 @@ def ranking_from_outputs(request: RerankRequest, response: Any, top: int | None,
         shown = sum(not candidate.blocked for candidate in request.candidates)
         wanted = min(shown, width, shown if top is None else top)
         if (
-            length != len(request.candidates)
+            outputs[ITEM_IDS].tensor_shape.dim[1].size != width
+            or length != len(request.candidates)
             or len(items) != wanted
             or len({each.position for each in items}) != wanted
         ):

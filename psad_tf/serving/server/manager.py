@@ -233,7 +233,7 @@ class ModelManager:
             self._failed[path] = files, error
             _log.error("version %d of model %s is not served: %s", version, name, error.detail)
             if serves is None:
-                self._set(name, version, VersionState(END, grpc.StatusCode.UNKNOWN.value[0], str(error)))
+                self._set(name, version, _ended(error))
             return None
         self._failed.pop(path, None)
         return loaded
@@ -309,7 +309,8 @@ class ModelManager:
         if not loaded.retire(self._drain_seconds):
             _log.warning("version %d of model %s still has requests", version, name)
         if not replaced:
-            self._set(name, version, VersionState(END))
+            failed = self._failed.get(loaded.path)
+            self._set(name, version, _ended(failed[1]) if failed else VersionState(END))
 
     def _set(self, name: str, version: int, state: VersionState) -> None:
         with self._changed:
@@ -349,6 +350,10 @@ class ModelManager:
         """Waits until a condition on the states holds; false when the time is over first."""
         with self._changed:
             return self._changed.wait_for(lambda: condition(self), seconds)
+
+
+def _ended(error: LoadError) -> VersionState:
+    return VersionState(END, grpc.StatusCode.UNKNOWN.value[0], str(error))
 
 
 def _is_under(loaded: LoadedVersion, model: Any) -> bool:

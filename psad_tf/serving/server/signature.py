@@ -173,7 +173,7 @@ class Signature:
             answer = tf.stack(
                 [tf.io.serialize_tensor(results[places[alias].value_index]) for alias in self._outputs]
             )
-        return session_callable(self._session, feeds, answer)
+        return session_callable(self._session, feeds, [answer])
 
     def _batched(
         self, tensors: list[tf.Tensor], captured: list[tf.Tensor], types: list[tf.DType], function: str

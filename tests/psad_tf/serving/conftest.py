@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,3 +82,22 @@ def reranker_server(exported: pathlib.Path) -> Iterator[Any]:  # noqa: F811
     settings = ServerSettings(file_system_poll_wait_seconds=0)
     with EmbeddedServer.of_model("psad", exported.parent, settings) as running:
         yield running
+
+
+@pytest.fixture
+def base(tmp_path: pathlib.Path, models: pathlib.Path) -> pathlib.Path:
+    """A base path of its own with version 1."""
+    folder = tmp_path / "scale"
+    folder.mkdir()
+    shutil.copytree(models / "1", folder / "1")
+    return folder
+
+
+@pytest.fixture
+def running(base: pathlib.Path) -> Iterator[Any]:
+    """A server of it that looks for new versions when told to."""
+    from psad_tf.serving.server import EmbeddedServer
+    from tests.psad_tf.serving.swapping import QUIET
+
+    with EmbeddedServer.of_model("scale", base, QUIET) as server:
+        yield server

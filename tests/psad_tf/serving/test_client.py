@@ -13,17 +13,20 @@ from concurrent import futures
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from psad_tf.cli.main import main
 from psad_tf.errors import InputError
 from psad_tf.serving.client import AsyncRerankClient, CallPolicy, ModelChoice, RerankClient, RerankError
-from psad_tf.serving.client.ranking import INITIAL_ORDER, MODEL
+from psad_tf.serving.client.ranking import INITIAL_ORDER, MODEL, ranking_from_outputs
 from psad_tf.serving.client.requests import Candidate, RerankRequest
 from psad_tf.serving.client.sync import first_answer
 from psad_tf.serving.server import EmbeddedServer
 from psad_tf.serving.server.settings import ServerSettings
+from psad_tf.serving.server.tensors import typed_proto
 from tests.export.tiny_run import make_list
 
 PATIENT = CallPolicy(timeout=30.0, fallback=False)
@@ -263,6 +266,68 @@ def test_without_a_server_the_initial_order_is_returned_in_time() -> None:
     assert [item.item_id for item in ranking.items] == ["b", "c"] and ranking.source == INITIAL_ORDER
     assert ranking.reason and ranking.version is None and ranking.request_id == "q"
     assert time.monotonic() - start < 5
+
+
+def ranked(**changes: Any) -> predict_pb2.PredictResponse:
+    """A good answer to REQUEST, i4 first, with outputs changed."""
+    order = [4, 3, 2, 1, 0]
+    outputs = {
+        "scores": np.arange(5, dtype=np.float32)[np.newaxis],
+        "probabilities": np.full([1, 5], 0.5, np.float32),
+        "ranking": np.array([order], np.int32),
+        "item_ids": np.array([[f"i{position}".encode() for position in order]], object),
+        "length": np.array([5], np.int32),
+    } | changes
+    response = predict_pb2.PredictResponse()
+    for name, values in outputs.items():
+        response.outputs[name].CopyFrom(typed_proto(tf.make_tensor_proto(values).SerializeToString()))
+    return response
+
+
+def test_a_good_answer_is_taken() -> None:
+    assert [item.position for item in ranking_from_outputs(REQUEST, ranked(), None).items] == [4, 3, 2, 1, 0]
+    assert [item.item_id for item in ranking_from_outputs(REQUEST, ranked(), 2).items] == ["i4", "i3"]
+
+
+IDS = np.array([[b"i4", b"i3", b"i2", b"i1", b"i0"]], object)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"scores": np.array([[0, 1, np.nan, 3, 4]], np.float32)}, "score of candidate 2 is not a finite"),
+        ({"scores": np.array([[0, 1, 2, 3, np.inf]], np.float32)}, "score of candidate 4 is not a finite"),
+        ({"probabilities": np.full([1, 5], np.nan, np.float32)}, "not a finite number"),
+        ({"ranking": np.array([[4, 4, 2, 1, 0]], np.int32)}, "not a ranking"),
+        ({"ranking": np.array([[4, 3, 2, 1, 9]], np.int32)}, "not a ranking"),
+        ({"ranking": np.array([[4, 3, 2, 1, -1]], np.int32)}, "not a ranking"),
+        ({"item_ids": IDS[:, ::-1]}, "not a ranking"),
+        ({"item_ids": np.array([[b"i4", b"i3", b"", b"", b""]], object)}, "not a ranking"),
+        ({"ranking": np.array([[4, 3, 2, 1]], np.int32)}, "not a ranking"),
+        ({"length": np.array([4], np.int32)}, "not a ranking"),
+    ],
+    ids=str,
+)
+def test_an_answer_that_makes_no_sense_is_never_taken(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RerankError, match=reason):
+        ranking_from_outputs(REQUEST, ranked(**changes), None)
+
+
+def test_a_score_that_is_no_number_falls_back_with_the_reason(
+    exported: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """End to end, on a model whose weights are NaN (which `psad export` itself would refuse)."""
+    loaded = tf.saved_model.load(str(exported))
+    for variable in loaded.parameters.values():
+        if variable.shape.rank:
+            variable.assign(tf.fill(variable.shape, float("nan")))
+    tf.saved_model.save(loaded, str(tmp_path / "psad" / "1"), signatures=loaded.signatures)
+    settings = ServerSettings(file_system_poll_wait_seconds=0)
+    with EmbeddedServer.of_model("psad", tmp_path / "psad", settings) as server:
+        with RerankClient(server.address, policy=CallPolicy(timeout=30)) as client:
+            ranking = client.rerank(REQUEST)
+    assert ranking.source == INITIAL_ORDER and "not a finite number" in ranking.reason
+    assert [item.item_id for item in ranking.items] == ["i0", "i1", "i2", "i3", "i4"]
 
 
 def test_an_answer_that_is_no_ranking_falls_back(models: pathlib.Path) -> None:

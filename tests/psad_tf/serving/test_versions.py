@@ -1,63 +1,19 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import shutil
 import threading
-from collections.abc import Iterator
-from typing import Any
 
 import grpc
 import pytest
-from google.protobuf import text_format
-from tensorflow_serving.apis import model_management_pb2
 
 from psad_tf.errors import InputError
-from psad_tf.serving.server import EmbeddedServer, ServerSettings, single_model_config
+from psad_tf.serving.server import EmbeddedServer, ServerSettings
 from psad_tf.serving.server.manager import AVAILABLE, END
-from psad_tf.serving.server.status import ServingError
 from psad_tf.serving.version_files import write_files_list
+from tests.psad_tf.serving.swapping import QUIET, add_version, answering, config, factor, states
 from tests.psad_tf.serving.tiny_models import scale_request, write_model
-
-QUIET = ServerSettings(file_system_poll_wait_seconds=0, drain_seconds=5.0)
-
-
-@pytest.fixture
-def base(tmp_path: pathlib.Path, models: pathlib.Path) -> pathlib.Path:
-    """A base path of its own with version 1."""
-    folder = tmp_path / "scale"
-    folder.mkdir()
-    shutil.copytree(models / "1", folder / "1")
-    return folder
-
-
-@pytest.fixture
-def running(base: pathlib.Path) -> Iterator[EmbeddedServer]:
-    with EmbeddedServer.of_model("scale", base, QUIET) as server:
-        yield server
-
-
-def add_version(base: pathlib.Path, models: pathlib.Path, version: int) -> None:
-    """A new version, whole at once."""
-    shutil.copytree(models / "2", base / "copying")
-    write_files_list(str(base / "copying"))
-    (base / "copying").rename(base / str(version))
-
-
-def answering(server: EmbeddedServer) -> int:
-    return server.service.predict(scale_request()).model_spec.version.value
-
-
-def states(server: EmbeddedServer) -> dict[int, int]:
-    return {version: state.state for version, state in server.manager.states("scale").items()}
-
-
-def config(base: pathlib.Path, policy: str, labels: dict[str, int] | None = None) -> Any:
-    made = single_model_config("scale", base)
-    model = made.model_config_list.config[0]
-    text_format.Parse(policy, model.model_version_policy)
-    for label, version in (labels or {}).items():
-        model.version_labels[label] = version
-    return made
 
 
 def test_a_new_version_takes_over_and_the_old_one_ends(
@@ -95,7 +51,10 @@ def test_the_policy_chooses_the_versions(
 
 
 def test_a_corrupt_version_is_not_served_and_the_old_one_keeps_serving(
-    running: EmbeddedServer, base: pathlib.Path, models: pathlib.Path
+    running: EmbeddedServer,
+    base: pathlib.Path,
+    models: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     add_version(base, models, 2)
     data = base / "2" / "variables" / "variables.data-00000-of-00001"
@@ -104,6 +63,7 @@ def test_a_corrupt_version_is_not_served_and_the_old_one_keeps_serving(
     assert answering(running) == 1
     state = running.manager.states("scale")[2]
     assert state.state == END and "hash differs" in state.error and str(base) not in state.error
+    assert f"{base}/2: variables" in caplog.text  # the log has the path, callers have not
 
 
 def test_a_half_copied_version_waits_until_it_is_whole(
@@ -118,6 +78,55 @@ def test_a_half_copied_version_waits_until_it_is_whole(
     running.manager.poll()  # it has changed since the last look
     running.manager.poll()  # it has not
     assert answering(running) == 2
+
+
+def test_a_copy_that_stalled_is_loaded_anew_when_the_rest_arrives(
+    running: EmbeddedServer, base: pathlib.Path, models: pathlib.Path
+) -> None:
+    """A copy without its list of files yet, that has stopped changing, looks whole."""
+    shutil.copytree(models / "1", base / "2")  # the right number of files, of the wrong model
+    for _ in range(2):
+        running.manager.poll()
+    assert answering(running) == 2 and factor(running) == 1.0
+    shutil.copytree(models / "2", base / "2", dirs_exist_ok=True)
+    write_files_list(str(base / "2"))
+    running.manager.poll()
+    assert answering(running) == 2 and factor(running) == 2.0
+
+
+def test_a_stalled_copy_gives_way_when_its_list_says_that_it_is_not_whole(
+    running: EmbeddedServer, base: pathlib.Path, models: pathlib.Path
+) -> None:
+    shutil.copytree(models / "1", base / "2")
+    for _ in range(2):
+        running.manager.poll()
+    whole = shutil.copytree(models / "2", base / "aside")
+    write_files_list(str(whole))
+    shutil.copytree(whole / "assets.extra", base / "2" / "assets.extra")
+    running.manager.poll()
+    assert answering(running) == 1
+    assert "are listed" in running.manager.states("scale")[2].error
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("saved_model.pb", "saved_model.pb is damaged"),
+        ("variables/variables.index", "not an sstable|DataLossError: .*[a-z]{4}"),
+        ("variables/variables.data-00000-of-00001", "Error: .*[a-z]{4}"),
+    ],
+)
+def test_what_is_wrong_with_a_version_is_said_without_its_path(
+    running: EmbeddedServer, base: pathlib.Path, models: pathlib.Path, name: str, message: str
+) -> None:
+    shutil.copytree(models / "2", base / "2")
+    data = (base / "2" / name).read_bytes()
+    (base / "2" / name).write_bytes(b"\xff" * (len(data) // 2))
+    for _ in range(2):
+        running.manager.poll()
+    error = running.manager.states("scale")[2].error
+    assert re.search(message, error) and "Graph execution error" not in error
+    assert str(base) not in error and answering(running) == 1
 
 
 def test_a_restart_on_a_corrupt_newest_version_serves_the_one_before(
@@ -138,7 +147,7 @@ def test_a_base_path_that_vanishes_does_not_stop_the_serving(
 
 
 def test_a_model_without_versions_is_an_error_at_start(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(InputError, match="no versions found"):
+    with pytest.raises(InputError, match=f"no versions found under its base path {tmp_path}"):
         EmbeddedServer.of_model("scale", tmp_path, QUIET).start()
 
 
@@ -157,84 +166,6 @@ def test_requests_that_run_when_a_version_leaves_are_answered(
     swap.join()
     assert states(running)[1] == END
     assert not loaded.acquire()  # whoever found it just before it left looks again
-
-
-def test_reload_moves_labels_and_policies(
-    running: EmbeddedServer, base: pathlib.Path, models: pathlib.Path
-) -> None:
-    from tensorflow_serving.apis import model_service_pb2_grpc
-
-    add_version(base, models, 2)
-    with grpc.insecure_channel(running.address) as channel:
-        stub = model_service_pb2_grpc.ModelServiceStub(channel)
-        request = model_management_pb2.ReloadConfigRequest(config=config(base, "all {}"))
-        assert stub.HandleReloadConfigRequest(request).status.error_code == 0
-        request.config.CopyFrom(config(base, "all {}", {"stable": 1, "canary": 2}))
-        stub.HandleReloadConfigRequest(request)
-    labelled = scale_request()
-    labelled.model_spec.version_label = "stable"
-    assert running.service.predict(labelled).model_spec.version.value == 1
-
-
-def test_a_label_on_a_version_that_is_not_loaded_is_refused_unless_allowed(
-    running: EmbeddedServer, base: pathlib.Path
-) -> None:
-    with pytest.raises(ServingError, match="not currently available for inference") as raised:
-        running.manager.configure(config(base, "", {"stable": 7}))
-    assert raised.value.code is grpc.StatusCode.FAILED_PRECONDITION and answering(running) == 1
-    allowing = ServerSettings(
-        file_system_poll_wait_seconds=0, allow_version_labels_for_unavailable_models=True
-    )
-    with EmbeddedServer(config(base, "", {"stable": 7}), allowing) as server:
-        assert answering(server) == 1
-
-
-def test_a_model_left_out_of_a_new_configuration_is_gone(running: EmbeddedServer, base: pathlib.Path) -> None:
-    running.manager.configure(single_model_config("other", base))
-    with pytest.raises(ServingError, match=r"Latest\(scale\)"):
-        running.service.predict(scale_request())
-    assert running.service.predict(scale_request(model="other")).model_spec.name == "other"
-
-
-def test_an_edited_configuration_file_is_taken_over_and_a_broken_one_is_not(
-    base: pathlib.Path, models: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    add_version(base, models, 2)
-    file = tmp_path / "models.config"
-    file.write_text(text_format.MessageToString(config(base, "specific { versions: 1 }")))
-    settings = ServerSettings(file_system_poll_wait_seconds=0, model_config_file_poll_wait_seconds=0.05)
-    with EmbeddedServer(file, settings) as server:
-        assert answering(server) == 1
-        file.write_text("model_config_list {")
-        server.reload_config_file()
-        assert answering(server) == 1
-        file.write_text(text_format.MessageToString(config(base, "specific { versions: 2 }")))
-        assert server.manager.wait_until(lambda manager: states(server).get(1) == END, 30)
-        assert answering(server) == 2
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("custom_model_config {}", "Only ModelConfigList"),
-        ("model_config_list { config { name: 'a' } }", "base_path"),
-        ("model_config_list { config { name: 'a' base_path: 'b' } }", "absolute path"),
-        ("model_config_list { config { name: 'a' base_path: '/b' model_platform: 'x' } }", "platform x"),
-        (
-            "model_config_list { config { name: 'a' base_path: '/b' } config { name: 'a' base_path: '/b' } }",
-            "multiple times",
-        ),
-    ],
-)
-def test_an_impossible_configuration_changes_nothing(
-    running: EmbeddedServer, text: str, message: str
-) -> None:
-    from tensorflow_serving.config import model_server_config_pb2
-
-    wrong = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
-    with pytest.raises(ServingError, match=message):
-        running.manager.configure(wrong)
-    assert answering(running) == 1
 
 
 def test_a_failing_warm_up_record_keeps_a_version_out(

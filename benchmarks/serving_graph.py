@@ -1,0 +1,137 @@
+"""Time of the serving graph alone, on one core: python -m benchmarks.serving_graph MODEL_DIR [MODEL_DIR ...]
+
+Runs a signature of several exported versions in turns, each in a session of its own as the embedded server
+and TensorFlow Serving run it, without gRPC. Times are processor time of the one thread that does all the
+work, so that other processes on the machine disturb them little; the first version is what the others are
+compared with. To compare with an older release, export the same run with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from benchmarks.common import markdown_table, one_line_errors, write_json
+from psad_tf.errors import InputError
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the benchmark."""
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    add = parser.add_argument
+    add("models", nargs="+", help="exported versions, <base>/<model>/<version>; the first is compared with")
+    add("--lists_dir", default=os.path.join("runs", "demo", "lists"), help="lists of the test split are sent")
+    add("--candidates", nargs="+", type=int, default=[50], help="N")
+    add("--signatures", nargs="+", default=["rerank_examples", "serving_default"], help="which signatures")
+    add("--rounds", type=int, default=400, help="runs of each version")
+    add("--output", default=None, help="JSON file of the results")
+    options = parser.parse_args(arguments)
+    with one_line_errors():
+        for path in options.models:
+            if not os.path.isfile(os.path.join(path, "saved_model.pb")):
+                raise InputError(f"{path}: is not a SavedModel (it has no saved_model.pb)")
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before TensorFlow counts the cores
+        found = measure(
+            options.models, options.lists_dir, options.candidates, options.signatures, options.rounds
+        )
+        print(table(found))
+        if options.output is not None:
+            write_json(options.output, found)
+            print(f"written: {options.output}")
+
+
+def measure(
+    models: Sequence[str], lists_dir: str, candidates: Sequence[int], signatures: Sequence[str], rounds: int
+) -> list[dict[str, Any]]:
+    """One row per signature, number of candidates and version: microseconds at the median, and nodes run."""
+    import numpy as np
+
+    from benchmarks.serving_setup import lists_of
+    from benchmarks.timing import interleaved
+    from psad_tf.data.list_folder import load_encoder
+    from psad_tf.serving.server.saved_model import load_graph
+
+    declaration = load_encoder(lists_dir).declaration
+    graphs = [load_graph(path) for path in models]
+    rows = []
+    for count in candidates:
+        lists = lists_of(lists_dir, count)
+        for name in signatures:
+            calls = {
+                path: _calls(graph, name, lists, declaration)
+                for path, graph in zip(models, graphs, strict=True)
+            }
+            seconds = interleaved(calls, rounds, clock=time.thread_time)
+            micros = {path: 1e6 * float(np.median(each)) for path, each in seconds.items()}
+            for path, graph in zip(models, graphs, strict=True):
+                rows.append(
+                    {
+                        "signature": name,
+                        "candidates": count,
+                        "model": path,
+                        "us": round(micros[path], 1),
+                        "ratio": round(micros[path] / micros[models[0]], 3),
+                        "nodes": _nodes(graph, name),
+                    }
+                )
+    return rows
+
+
+def _calls(graph: Any, name: str, lists: Sequence[bytes], declaration: Any) -> Callable[[], object]:
+    """Runs a signature on each list in turn, all its outputs fetched."""
+    import numpy as np
+
+    from psad_tf.export.warmup import raw_tensors
+    from psad_tf.serving.contract import EXAMPLES
+    from psad_tf.serving.server.compat import session_callable
+
+    definition = graph.definitions[name]
+    tensors = graph.session.graph.get_tensor_by_name
+    aliases = sorted(definition.inputs)
+    run = session_callable(
+        graph.session,
+        [tensors(definition.inputs[alias].name) for alias in aliases],
+        [tensors(info.name) for info in definition.outputs.values()],
+    )
+    feeds = [
+        [np.array([each], object)]
+        if aliases == [EXAMPLES]
+        else [raw_tensors([each], declaration)[alias] for alias in aliases]
+        for each in lists
+    ]
+    turn = itertools.cycle(feeds)
+    return lambda: run(*next(turn))
+
+
+def _nodes(graph: Any, name: str) -> int:
+    """Nodes of the signature's function and of those that it calls."""
+    definition = graph.definitions[name]
+    call = graph.session.graph.get_tensor_by_name(next(iter(definition.outputs.values())).name).op
+    library = {each.signature.name: each for each in graph.session.graph.as_graph_def().library.function}
+    count, left = 0, [call.get_attr("f").name]
+    while left:
+        for node in library[left.pop()].node_def:
+            count += 1
+            if "f" in node.attr and node.attr["f"].func.name in library:
+                left.append(node.attr["f"].func.name)
+    return count
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The results as Markdown."""
+    header = ["signature", "N", "version", "us", "ratio", "nodes"]
+    cells = [
+        [row["signature"], str(row["candidates"]), row["model"], f"{row['us']:.0f}", f"{row['ratio']:.2f}",
+         str(row["nodes"])]
+        for row in rows
+    ]  # fmt: skip
+    return markdown_table(header, cells)
+
+
+if __name__ == "__main__":
+    main()
