@@ -184,7 +184,7 @@ def _match(pattern: str) -> list[tuple[str, int]]:
 
 
 def _format_of(path: str) -> tuple[str, str] | None:
-    stem, end = os.path.splitext(path)
+    stem, end = os.path.splitext(path.lower())
     compression = COMPRESSIONS.get(end, "")
     if compression:
         end = os.path.splitext(stem)[1]
@@ -250,16 +250,19 @@ def _decoded(place: int, line: bytes) -> RawRecord:
 
 def _read_csv(file_range: FileRange) -> Iterator[RawRecord]:
     with contextlib.closing(_open(file_range)) as file:
-        text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="")
+        # -sig: the mark that some programs write first belongs to no column, quoted or not.
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         csv.field_size_limit(1 << 24)
-        reader = csv.reader(text)
+        reader = csv.reader(text, strict=True)  # or an open quote would swallow the rest of the file
+        line = 1
         try:
             header = next(reader, None)
             if header is None:
                 return
-            header[0] = header[0].removeprefix("\ufeff")
             _check_names(header, file_range.path)
+            line = reader.line_num + 1
             for place, row in enumerate(reader):
+                line = reader.line_num + 1
                 if not row:
                     continue
                 if len(row) != len(header):
@@ -272,7 +275,9 @@ def _read_csv(file_range: FileRange) -> Iterator[RawRecord]:
                 else:
                     yield RawRecord(place, dict(zip(header, row, strict=True)), None, False)
         except csv.Error as error:
-            raise InputError(f"{file_range.path}:{reader.line_num}: not CSV ({error})") from None
+            raise InputError(
+                f"{file_range.path}:{line}: not CSV in the row that starts there ({error})"
+            ) from None
 
 
 def _check_names(names: Sequence[str], path: str) -> None:

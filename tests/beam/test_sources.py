@@ -263,6 +263,26 @@ def test_a_byte_order_mark_is_not_part_of_the_first_record(tmp_path):
     assert [record.data for each in ranges for record in read_range(each)] == [{"a": 1}, {"a": 2}, {"a": "1"}]
 
 
+def test_a_byte_order_mark_before_a_quoted_header_hides_no_column(tmp_path):
+    (tmp_path / "a.csv").write_text('"request_id","n"\r\n"r","1"\r\n', encoding="utf-8-sig", newline="")
+    (each,) = find_ranges(RawInputs((f"{tmp_path}/a.csv",)))
+    assert [record.data for record in read_range(each)] == [{"request_id": "r", "n": "1"}]
+
+
+@pytest.mark.parametrize("row", ['"open,2', '"o"pen,2'])
+def test_a_quote_that_is_not_closed_is_an_error_that_names_the_line(tmp_path, row):
+    (tmp_path / "a.csv").write_text(f'a,b\n"x\ny",2\n{row}\n3,4\n5,6\n')
+    (each,) = find_ranges(RawInputs((f"{tmp_path}/a.csv",)))
+    with pytest.raises(InputError, match=r"a\.csv:4: not CSV in the row that starts there"):
+        list(read_range(each))
+
+
+def test_endings_are_known_in_capitals_too(tmp_path):
+    (tmp_path / "LOG.JSONL.GZ").write_bytes(gzip.compress(b'{"a": 1}\n'))
+    (each,) = find_ranges(RawInputs((f"{tmp_path}/LOG*",)))
+    assert [record.data for record in read_range(each)] == [{"a": 1}]
+
+
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
     for folder in ("2026-01", "2026-02"):
         (tmp_path / "logs" / folder).mkdir(parents=True)
