@@ -444,6 +444,8 @@ def _check_values(values: Any, where: str, index: int | None = None) -> None:
     for name, value in values.items():
         if value is None or isinstance(value, str):
             continue
+        if type(value) in _NUMBERS and -LARGEST_NUMBER < value < LARGEST_NUMBER:
+            continue
         place = f"{_at(where, index)}.{name}".lstrip(".")
         if isinstance(value, list):
             for each in value:
