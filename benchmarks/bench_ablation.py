@@ -55,7 +55,6 @@ _TITLES = {
     "no_relative_features": "without features relative to the list",
     "no_distillation": "without distillation",
     "offline": "offline distillation",
-    "generated_source": "distillation from generated lists",
 }
 
 
@@ -82,9 +81,8 @@ VARIANTS: dict[str, Callable[[TrainConfig], TrainConfig]] = {
     "no_cross": _profile(cross=False),
     "no_history_match": _profile(history_match=False),
     "no_relative_features": _profile(relative_features=False),
-    "no_distillation": _distillation(enabled=False),
+    "no_distillation": _distillation(source="none"),
     "offline": _distillation(mode="offline"),
-    "generated_source": _distillation(source="generated"),
 }
 
 

@@ -98,7 +98,7 @@ def measure_steps(lists_dir: str, encoder: Any, config: Any, batch_size: int, ro
         config,
         data=data,
         jit_compile=True,
-        distillation=dataclasses.replace(config.distillation, enabled=False),
+        distillation=dataclasses.replace(config.distillation, source="none"),
     )
     calls[WITHOUT_TEACHER] = _step(build_model(encoder, alone, tutor=build_model(encoder, alone)), batch)
     seconds = interleaved(calls, rounds)

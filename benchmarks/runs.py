@@ -29,7 +29,7 @@ PER_LIST = "ndcg@10"
 # What a result depends on besides its configuration and data.
 _SHARED_CODE = (
     *(f"layers/{name}.py" for name in ("attention", "dropout", "embedding", "mlp")),
-    *(f"{name}.py" for name in ("losses", "metrics", "data/parsing", "data/encoder", "data/batches")),
+    *(f"{name}.py" for name in ("losses/*", "metrics/*", "data/parsing", "data/encoder", "data/batches")),
     "decoding/*.py",
     "training/optimizer.py",
 )
@@ -64,7 +64,9 @@ class Trial:
     def config(self, base: TrainConfig, lists: int) -> TrainConfig:
         """`base` with these settings, for `lists` training lists."""
         model = dataclasses.replace(
-            base.model, dropout=self.dropout, embedding=EmbeddingConfig(dropout=self.embedding_dropout)
+            base.model,
+            dropout_rate=self.dropout,
+            embedding=EmbeddingConfig(dropout_rate=self.embedding_dropout),
         )
         optimizer = dataclasses.replace(
             base.optimizer,

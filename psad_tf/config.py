@@ -53,10 +53,18 @@ class TeacherConfig:
         block_size: K, the slots filled in one step, 1 to L.
         encoder_layers: Transformer layers over the candidate set.
         decoder_layers: Transformer layers over the slots.
-        heads: Attention heads; divides the model's width.
+        num_heads: Attention heads; divides the model's width.
         feed_forward_dim: Inner width of the feed-forward layers.
-        decoding: How items are chosen: `greedy` (largest discounted slot-by-item probability first),
-            `assignment` (exact best assignment inside a block) or `beam` (beam search over blocks).
+        initial_rank: Add the position encoding of a candidate's initial rank to it.
+        pair_term: Let every item that is placed move the value of the candidates directly, inside a
+            block too.
+        pair_heads: Heads of the pair term.
+        pair_dim: Width of a head of the pair term.
+        pair_hidden_dim: Width of the network after the pair term's sums.
+        position_bias: How a slot changes the value of what stands in it: `examination` multiplies it,
+            `additive` adds to its logit, `none`.
+        decoding: How a list of large value is found: `greedy` (slot by slot), `assignment` (exact best
+            assignment inside a block) or `beam` (beam search over slots).
         beam_width: Beams kept when decoding is `beam`.
     """
 
@@ -64,8 +72,14 @@ class TeacherConfig:
     block_size: int = 5
     encoder_layers: int = 1
     decoder_layers: int = 1
-    heads: int = 4
+    num_heads: int = 4
     feed_forward_dim: int = 128
+    initial_rank: bool = True
+    pair_term: bool = True
+    pair_heads: int = 8
+    pair_dim: int = 8
+    pair_hidden_dim: int = 16
+    position_bias: Literal["examination", "additive", "none"] = "examination"
     decoding: Literal["greedy", "assignment", "beam"] = "greedy"
     beam_width: int = 4
 
@@ -75,37 +89,46 @@ class StudentConfig:
     """The light scorer.
 
     Args:
-        hidden_dims: Widths of its dense layers.
-        list_context: Give each candidate the masked mean and maximum of the list.
+        hidden_dims: Width of a candidate's representation, then widths of the layers that refine its
+            score.
+        context: What a candidate sees of its list: `above`, what stands above it; `mean_max`, the
+            list's mean and maximum; `self_attention`, one transformer layer; `none`.
+        context_heads: Heads of the context `above`.
+        context_dim: Width of a head of the context `above`.
+        rounds: How often the scores are refined by the context `above`.
+        stop_gradient: The student's losses train the student alone, not the User Profile Network.
     """
 
-    hidden_dims: tuple[int, ...] = (128, 64)
-    list_context: bool = True
+    hidden_dims: tuple[int, ...] = (64, 32)
+    context: Literal["above", "mean_max", "self_attention", "none"] = "above"
+    context_heads: int = 8
+    context_dim: int = 4
+    rounds: int = 2
+    stop_gradient: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class DistillationConfig:
-    """Online distillation from teacher to student.
+    """Distillation from teacher to student.
 
     Args:
-        enabled: Off trains the student on labels alone.
+        source: What is distilled: `generated`, the order of the list that the teacher generates;
+            `forced`, the policy head's distributions when it is fed the ideal list; `none` trains the
+            student on labels alone.
         mode: `online` trains both in one step; `offline` trains the teacher, freezes it, then trains
             the student.
-        source: The teacher's distributions that are distilled: `forced` (fed the ideal list) or
-            `generated` (fed its own list).
-        temperature: Of the softmax over soft relevance and of the student's softmax.
         weight: b, the loss's weight at the end of the ramp.
         ramp_steps: Steps over which the weight rises from 0.
-        pairwise_weight: Weight of the pairwise order term; 0 leaves it out.
+        generate_every: Steps from one generation to the next; the steps between distil nothing.
+        temperature: Of the softmax over soft relevance, when the source is `forced`.
     """
 
-    enabled: bool = True
+    source: Literal["none", "forced", "generated"] = "generated"
     mode: Literal["online", "offline"] = "online"
-    source: Literal["forced", "generated"] = "forced"
-    temperature: float = 1.0
     weight: float = 1.0
     ramp_steps: int = 200
-    pairwise_weight: float = 0.0
+    generate_every: int = 1
+    temperature: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,14 +139,14 @@ class EmbeddingConfig:
         kind: `table` is one row an id; `compositional` is the sum of a quotient and a remainder row
             (QR trick), whose memory grows with the square root of the vocabulary.
         compositional_above: With `compositional`, vocabularies up to this size keep a full table.
-        dropout: Share of embeddings dropped whole in training, as if the value were missing.
+        dropout_rate: Share of embeddings dropped whole in training, as if the value were missing.
         unknown_rate: Share of values taken for unknown in training, so that the row of the values that no
             vocabulary has learns what can be said of a new user or item.
     """
 
     kind: Literal["table", "compositional"] = "table"
     compositional_above: int = 100_000
-    dropout: float = 0.0
+    dropout_rate: float = 0.0
     unknown_rate: float = 0.01
 
 
@@ -133,11 +156,11 @@ class ModelConfig:
 
     Args:
         embedding_dim: d, width of every embedding and hidden representation.
-        dropout: Share of hidden values dropped in training.
+        dropout_rate: Share of hidden values dropped in training.
     """
 
     embedding_dim: int = 32
-    dropout: float = 0.1
+    dropout_rate: float = 0.1
     embedding: EmbeddingConfig = EmbeddingConfig()
     user_profile: UserProfileConfig = UserProfileConfig()
     teacher: TeacherConfig = TeacherConfig()
@@ -146,19 +169,21 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the loss L_teacher + a L_student + b(t) L_KD.
+    """Weights of the losses' sum.
 
     Args:
-        student_weight: a.
-        pointwise_weight: Weight of the student's pointwise cross-entropy beside its listwise softmax.
-        teacher_pointwise_weight: Weight of the pointwise cross-entropy of the teacher's pointer bias.
-        unlikelihood_weight: Weight of the teacher's unlikelihood on explicit negatives.
+        value_weight: Of the teacher's value head on lists as they were shown.
+        policy_weight: Of the teacher's policy head on the ideal list; 0 leaves its pass out.
+        unlikelihood_weight: Of the policy head's unlikelihood on explicit negatives.
+        listwise_weight: Of the student's listwise softmax on shown labels.
+        pointwise_weight: Of the student's pointwise cross-entropy on shown labels.
     """
 
-    student_weight: float = 1.0
-    pointwise_weight: float = 0.5
-    teacher_pointwise_weight: float = 1.0
+    value_weight: float = 1.0
+    policy_weight: float = 0.0
     unlikelihood_weight: float = 0.1
+    listwise_weight: float = 1.0
+    pointwise_weight: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,10 +304,11 @@ def load_train_config(path: str | os.PathLike[str]) -> TrainConfig:
 
 def _check(config: TrainConfig) -> None:
     model, teacher, profile = config.model, config.model.teacher, config.model.user_profile
+    student = model.student
     ranges: tuple[tuple[str, float, float, float], ...] = (
         ("model.embedding_dim", model.embedding_dim, 1, 4096),
-        ("model.dropout", model.dropout, 0.0, 0.95),
-        ("model.embedding.dropout", model.embedding.dropout, 0.0, 0.95),
+        ("model.dropout_rate", model.dropout_rate, 0.0, 0.95),
+        ("model.embedding.dropout_rate", model.embedding.dropout_rate, 0.0, 0.95),
         ("model.embedding.unknown_rate", model.embedding.unknown_rate, 0.0, 0.95),
         ("model.embedding.compositional_above", model.embedding.compositional_above, 0, 1e12),
         ("model.user_profile.position_bases", profile.position_bases, 1, 1024),
@@ -291,17 +317,24 @@ def _check(config: TrainConfig) -> None:
         ("model.teacher.slots", teacher.slots, 1, 1000),
         ("model.teacher.block_size", teacher.block_size, 1, teacher.slots),
         ("model.teacher.encoder_layers", teacher.encoder_layers, 0, 64),
-        ("model.teacher.decoder_layers", teacher.decoder_layers, 1, 64),
-        ("model.teacher.heads", teacher.heads, 1, model.embedding_dim),
+        ("model.teacher.decoder_layers", teacher.decoder_layers, 0, 64),
+        ("model.teacher.num_heads", teacher.num_heads, 1, model.embedding_dim),
         ("model.teacher.feed_forward_dim", teacher.feed_forward_dim, 1, 65_536),
+        ("model.teacher.pair_heads", teacher.pair_heads, 1, 1024),
+        ("model.teacher.pair_dim", teacher.pair_dim, 1, 4096),
+        ("model.teacher.pair_hidden_dim", teacher.pair_hidden_dim, 1, 65_536),
         ("model.teacher.beam_width", teacher.beam_width, 1, 1000),
-        ("loss.student_weight", config.loss.student_weight, 0.0, 1e6),
-        ("loss.pointwise_weight", config.loss.pointwise_weight, 0.0, 1e6),
-        ("loss.unlikelihood_weight", config.loss.unlikelihood_weight, 0.0, 1e6),
+        ("model.student.context_heads", student.context_heads, 1, 1024),
+        ("model.student.context_dim", student.context_dim, 1, 4096),
+        ("model.student.rounds", student.rounds, 1, 16),
+        *(
+            (f"loss.{field.name}", getattr(config.loss, field.name), 0.0, 1e6)
+            for field in dataclasses.fields(config.loss)
+        ),
         ("distillation.temperature", config.distillation.temperature, 1e-3, 1e3),
         ("distillation.weight", config.distillation.weight, 0.0, 1e6),
         ("distillation.ramp_steps", config.distillation.ramp_steps, 0, 1e12),
-        ("distillation.pairwise_weight", config.distillation.pairwise_weight, 0.0, 1e6),
+        ("distillation.generate_every", config.distillation.generate_every, 1, 1_000_000),
         ("optimizer.learning_rate", config.optimizer.learning_rate, 1e-12, 1e3),
         ("optimizer.embedding_learning_rate", config.optimizer.embedding_learning_rate, 1e-12, 1e3),
         ("optimizer.warmup_steps", config.optimizer.warmup_steps, 0, 1e12),
@@ -321,11 +354,14 @@ def _check(config: TrainConfig) -> None:
     for key, value, low, high in ranges:
         if not low <= value <= high:
             raise InputError(f"{key}: {value} is not between {low:g} and {high:g}")
-    if model.embedding_dim % teacher.heads:
+    if model.embedding_dim % teacher.num_heads:
         raise InputError(
-            f"model.teacher.heads: {teacher.heads} does not divide model.embedding_dim {model.embedding_dim}"
+            f"model.teacher.num_heads: {teacher.num_heads} does not divide model.embedding_dim "
+            f"{model.embedding_dim}"
         )
-    if not model.student.hidden_dims or min(model.student.hidden_dims) < 1:
+    if config.distillation.source == "forced" and config.loss.policy_weight == 0.0:
+        raise InputError("distillation.source: forced distils the policy head; loss.policy_weight is 0")
+    if not student.hidden_dims or min(student.hidden_dims) < 1:
         raise InputError("model.student.hidden_dims: needs one positive width at least")
     sizes = config.data.list_sizes
     if list(sizes) != sorted(set(sizes)) or any(size < 1 for size in sizes):

@@ -43,6 +43,7 @@ INITIAL_RANK = "initial_rank"
 SHOWN_POSITION = "shown_position"
 RELEVANCE = "relevance"
 NEGATIVE = "negative"
+SHOWN_POSITION = "shown_position"
 HISTORY_PREFIX = "history_"
 AGE_SECONDS = "age_seconds"
 

@@ -7,7 +7,14 @@ import dataclasses
 import numpy as np
 import tensorflow as tf
 
-from psad_tf.config import ModelConfig, TeacherConfig, TrainConfig, UserProfileConfig
+from psad_tf.config import (
+    LossConfig,
+    ModelConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+    UserProfileConfig,
+)
 from psad_tf.features import CategoricalFeature, DenseFeature, FeatureDeclaration, HistoryDeclaration
 from psad_tf.models.psad import PSAD
 from psad_tf.training.run_folder import empty_batch
@@ -32,16 +39,26 @@ DECLARATION = FeatureDeclaration(
 def config(
     slots: int = 6, block_size: int = 2, dropout: float = 0.0, layers: int = 1, **changes: object
 ) -> TrainConfig:
-    """A small configuration that does not need XLA's compile time."""
+    """A small configuration, with every term of the loss, that does not need XLA's compile time."""
     model = ModelConfig(
         embedding_dim=8,
-        dropout=dropout,
+        dropout_rate=dropout,
         teacher=TeacherConfig(
-            slots=slots, block_size=block_size, decoder_layers=layers, heads=2, feed_forward_dim=16
+            slots=slots,
+            block_size=block_size,
+            encoder_layers=1,
+            decoder_layers=layers,
+            num_heads=2,
+            feed_forward_dim=16,
+            pair_heads=2,
+            pair_dim=3,
+            pair_hidden_dim=4,
         ),
+        student=StudentConfig(hidden_dims=(8, 4), context_heads=2, context_dim=3),
         user_profile=UserProfileConfig(position_bases=3, short_term_length=2),
     )
-    return dataclasses.replace(TrainConfig(model=model, jit_compile=False), **changes)
+    settings = TrainConfig(model=model, loss=LossConfig(policy_weight=0.5), jit_compile=False)
+    return dataclasses.replace(settings, **changes)
 
 
 def model(settings: TrainConfig | None = None, seed: int = 3) -> PSAD:
@@ -56,13 +73,20 @@ def model(settings: TrainConfig | None = None, seed: int = 3) -> PSAD:
     return built
 
 
-def batch(lists: int, candidates: int, seed: int = 0, shortest: int | None = None) -> dict[str, tf.Tensor]:
-    """Random encoded lists of between `shortest` (default all) and `candidates` candidates."""
+def batch(
+    lists: int, candidates: int, seed: int = 0, shortest: int | None = None, shown: int | None = None
+) -> dict[str, tf.Tensor]:
+    """Random encoded lists of between `shortest` (default all) and `candidates` candidates.
+
+    In random order, of which the first `shown` (default all) were shown.
+    """
     rng = np.random.default_rng(seed)
     length = rng.integers(candidates if shortest is None else shortest, candidates + 1, (lists, 1))
     mask = np.arange(candidates)[None] < length
     past = np.arange(HISTORY)[None] < rng.integers(0, HISTORY + 1, (lists, 1))
-    labels = rng.integers(0, 3, (lists, candidates)) * mask
+    slots = np.argsort(np.argsort(np.where(mask, rng.random(mask.shape), 2.0)))
+    slots = np.where(mask & (slots < (candidates if shown is None else shown)), slots, -1)
+    labels = rng.integers(0, 3, (lists, candidates)) * (slots >= 0)
     arrays = {
         "user_id": rng.integers(1, SIZES["user_id"], (lists, 1)),
         "history_item_id": rng.integers(1, SIZES["item_id"], (lists, HISTORY, 1)) * past[..., None],
@@ -74,8 +98,9 @@ def batch(lists: int, candidates: int, seed: int = 0, shortest: int | None = Non
         "context_dense": rng.normal(size=(lists, 1)),
         "history_dense": rng.normal(size=(lists, HISTORY, 1)) * past[..., None],
         "candidate_dense": rng.normal(size=(lists, candidates, 2)) * mask[..., None],
+        "shown_position": slots,
         "labels": labels,
-        "negatives": (labels == 0) * mask * (rng.random((lists, candidates)) < 0.3),
+        "negatives": (labels == 0) * (slots >= 0) * (rng.random((lists, candidates)) < 0.3),
     }
     floats = {"context_dense", "history_dense", "candidate_dense", "labels", "negatives"}
     encoded = {

@@ -32,7 +32,7 @@ class DLCM(Baseline):
         self, declaration: FeatureDeclaration, vocabulary_sizes: Mapping[str, int], config: TrainConfig
     ) -> None:
         super().__init__(declaration, vocabulary_sizes, config, "dlcm")
-        dim, dropout = config.model.embedding_dim, config.model.dropout
+        dim, dropout = config.model.embedding_dim, config.model.dropout_rate
         self.candidate = MLP((2 * dim, dim), dropout, name="candidate")
         self.reader = tf.keras.layers.GRU(2 * dim, return_sequences=True, return_state=True, name="reader")
         self.of_candidate = tf.keras.layers.Dense(2 * dim, name="of_candidate")

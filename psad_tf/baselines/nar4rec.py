@@ -52,7 +52,7 @@ class NAR4Rec(Baseline):
         self.contrast = contrast
         self.dim = dim = config.model.embedding_dim
         teacher = config.model.teacher
-        sizes = (dim, teacher.heads, teacher.feed_forward_dim, config.model.dropout)
+        sizes = (dim, teacher.num_heads, teacher.feed_forward_dim, config.model.dropout_rate)
         self.candidate = tf.keras.layers.Dense(dim, name="candidate")
         self.candidate_layers = [
             EncoderLayer(*sizes, name=f"candidate_{index}") for index in range(max(1, teacher.encoder_layers))

@@ -32,7 +32,7 @@ class PointwiseDNN(Baseline):
         self, declaration: FeatureDeclaration, vocabulary_sizes: Mapping[str, int], config: TrainConfig
     ) -> None:
         super().__init__(declaration, vocabulary_sizes, config, "pointwise")
-        self.score = MLP((*config.model.student.hidden_dims, 1), config.model.dropout, name="score")
+        self.score = MLP((*config.model.student.hidden_dims, 1), config.model.dropout_rate, name="score")
 
     def scores(self, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None) -> tf.Tensor:
         return self.score(self.candidate_inputs(encoded, seed=seed), seed=seed)[..., 0]

@@ -34,11 +34,17 @@ class PRM(Baseline):
         super().__init__(declaration, vocabulary_sizes, config, "prm")
         model, sizes = config.model, config.model.teacher
         self.positions = max(declaration.max_candidates, sizes.slots)
-        self.personal = MLP((2 * model.embedding_dim, model.embedding_dim), model.dropout, name="personal")
+        self.personal = MLP(
+            (2 * model.embedding_dim, model.embedding_dim), model.dropout_rate, name="personal"
+        )
         self.candidate = tf.keras.layers.Dense(model.embedding_dim, name="candidate")
         self.layers_ = [
             EncoderLayer(
-                model.embedding_dim, sizes.heads, sizes.feed_forward_dim, model.dropout, f"encoder_{index}"
+                model.embedding_dim,
+                sizes.num_heads,
+                sizes.feed_forward_dim,
+                model.dropout_rate,
+                name=f"encoder_{index}",
             )
             for index in range(max(1, sizes.encoder_layers))
         ]

@@ -38,7 +38,7 @@ class Seq2Slate(Baseline):
     ) -> None:
         super().__init__(declaration, vocabulary_sizes, config, "seq2slate")
         self.dim = dim = config.model.embedding_dim
-        self.candidate = MLP((2 * dim, dim), config.model.dropout, name="candidate")
+        self.candidate = MLP((2 * dim, dim), config.model.dropout_rate, name="candidate")
         self.reader = tf.keras.layers.LSTM(dim, return_sequences=True, return_state=True, name="reader")
         self.writer = tf.keras.layers.LSTM(dim, return_sequences=True, name="writer")
         self.of_candidate = tf.keras.layers.Dense(dim, name="of_candidate")

@@ -41,7 +41,7 @@ class SetRank(Baseline):
         self.blocks = [
             _InducedBlock(config, f"block_{index}") for index in range(max(1, model.teacher.encoder_layers))
         ]
-        self.score = MLP((model.embedding_dim, 1), model.dropout, name="score")
+        self.score = MLP((model.embedding_dim, 1), model.dropout_rate, name="score")
 
     def scores(self, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None) -> tf.Tensor:
         states = self.candidate(self.candidate_inputs(encoded, seed=seed))
@@ -80,9 +80,9 @@ class _AttentionBlock(tf.keras.layers.Layer):
     def __init__(self, config: TrainConfig, name: str) -> None:
         super().__init__(name=name)
         model, sizes = config.model, config.model.teacher
-        self.attention = MultiHeadAttention(model.embedding_dim, sizes.heads, name="attention")
+        self.attention = MultiHeadAttention(model.embedding_dim, sizes.num_heads, name="attention")
         self.feed_forward = MLP(
-            (sizes.feed_forward_dim, model.embedding_dim), model.dropout, name=f"{name}_feed_forward"
+            (sizes.feed_forward_dim, model.embedding_dim), model.dropout_rate, name=f"{name}_feed_forward"
         )
         self.attention_norm = tf.keras.layers.LayerNormalization(name="attention_norm")
         self.feed_forward_norm = tf.keras.layers.LayerNormalization(name="feed_forward_norm")

@@ -1,10 +1,8 @@
-"""Generating a list block by block: greedy, exact assignment inside a block, beam search over blocks.
+"""Generating a list block by block so that its expected value is large.
 
-Inside a block, candidate i at slot l is worth v[l, i] = p[l, i] / log2(2 + l), its expected discounted gain:
-where the slots of a block agree on what is best, the best candidate goes to the first of them.
-
-The decoder knows a model only as a `BlockScorer`: something that starts a state for a batch and, block
-after block, turns the candidates chosen last into logits for the next K slots.
+The decoder knows a model only as a `BlockScorer`: something that starts a state for a batch, reads the
+blocks before to say what it knows of the next K slots, values every candidate at one of these slots, and
+takes note of the candidate that was placed there.
 """
 
 from __future__ import annotations
@@ -13,21 +11,21 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import tensorflow as tf
 
-from psad_tf.decoding.assignment import exact_assignment, greedy_assignment, largest_pair
-from psad_tf.layers.attention import LARGE_NEGATIVE, masked_softmax
-from psad_tf.losses import discount
+from psad_tf.decoding.assignment import exact_assignment
 
+STRATEGIES = ("greedy", "assignment", "beam")
 _IMPOSSIBLE = -1e30
+_ASSIGNMENT_ROUNDS = 2
 
 
 class BlockScorer(Protocol):
-    """One step of a semi-autoregressive model."""
+    """One model's way through a list. Every tensor of a state has the batch as its first axis."""
 
     def begin(self) -> Any:
         """The state before the first block: a nest of tensors, [batch, ...] each."""
 
-    def step(self, start: int, size: int, previous: tf.Tensor | None, state: Any) -> tuple[tf.Tensor, Any]:
-        """Logits of the slots `start` to `start + size - 1`.
+    def block(self, start: int, size: int, previous: tf.Tensor | None, state: Any) -> tuple[tf.Tensor, Any]:
+        """What is known of the slots `start` to `start + size - 1` before any of them is filled.
 
         Args:
             start: The block's first slot.
@@ -37,8 +35,20 @@ class BlockScorer(Protocol):
             state: What the step before returned.
 
         Returns:
-            float32 [batch, size, n] logits over all candidates, and the new state.
+            float32 [batch, size, n] logits, and the new state.
         """
+
+    def value(self, logits: tf.Tensor, slot: int, state: Any) -> tf.Tensor:
+        """The expected gain in (0, 1) of each candidate at a slot: float32 [batch, n].
+
+        Args:
+            logits: float32 [batch, n], the slot's row of what `block` gave.
+            slot: The slot.
+            state: Knows all that is placed before the slot.
+        """
+
+    def place(self, picks: tf.Tensor, state: Any) -> Any:
+        """The state after `picks` int32 [batch] (-1 for none) were placed at the next slot."""
 
 
 class Decoded(NamedTuple):
@@ -46,17 +56,15 @@ class Decoded(NamedTuple):
 
     Attributes:
         order: int32 [batch, L], the candidate at each slot, -1 past the end of a shorter list.
-        probabilities: float32 [batch, L, n], each slot's distribution over the candidates that were
-            unchosen when its block began.
+        values: float32 [batch, L], the expected gain of each slot, 0 where it is empty; their sum is the
+            list's value.
         scores: float32 [batch, n], falling along the full ranking: the generated list first, then the
-            candidates it left out by the last slot's probability; negative at padding.
-        log_probability: float32 [batch], sum over the slots of the log-probability of their candidates.
+            candidates it left out by their value at the last slot; negative at padding.
     """
 
     order: tf.Tensor
-    probabilities: tf.Tensor
+    values: tf.Tensor
     scores: tf.Tensor
-    log_probability: tf.Tensor
 
 
 def decode(
@@ -67,56 +75,60 @@ def decode(
     strategy: Literal["greedy", "assignment", "beam"] = "greedy",
     beam_width: int = 1,
 ) -> Decoded:
-    """Generates a list in ceil(L / K) steps.
+    """Generates a list of large value in ceil(L / K) blocks.
 
     Args:
         scorer: The model.
         mask: bool [batch, n], false at padding; padding is never chosen, nothing is chosen twice.
         slots: L.
         block_size: K.
-        strategy: `greedy`: inside a block the largest v is taken first; `assignment`: a block's
-            candidates have the largest possible sum of v; `beam`: the `beam_width` partial lists of the
-            largest log-probability are kept from block to block, each continued in `beam_width` ways that
-            differ in the pair taken first.
-        beam_width: Beams, for `beam`.
+        strategy: `greedy`: each slot takes the candidate of the largest value there; `beam`: the
+            `beam_width` partial lists of the largest value are kept from slot to slot; `assignment`: a
+            block's candidates have the largest possible sum of values given one another's influence
+            (never less than the greedy block).
+        beam_width: Partial lists kept, for `beam`.
 
     Returns:
         The list.
+
+    Raises:
+        ValueError: There is no such strategy, or `block_size` or `beam_width` is below 1.
     """
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy: must be one of {', '.join(STRATEGIES)}, got {strategy!r}")
+    if min(block_size, beam_width) < 1:
+        raise ValueError(f"block_size and beam_width must be at least 1, got {block_size} and {beam_width}")
     if strategy == "beam":
         return _beam_search(scorer, mask, slots, block_size, beam_width)
     length = tf.reduce_sum(tf.cast(mask, tf.int32), -1)
     available, state, previous = mask, scorer.begin(), None
-    orders, distributions = [], []
-    log_probability = tf.zeros([tf.shape(mask)[0]])
+    orders, gains, last = [], [], tf.zeros(tf.shape(mask))
     for start in range(0, slots, block_size):
         size = min(block_size, slots - start)
-        logits, state = scorer.step(start, size, previous, state)
-        log_p = _log_probabilities(logits, available)
-        open_slots = tf.range(start, start + size) < length[:, tf.newaxis]
-        log_worth = _log_worth(log_p, start)
+        logits, state = scorer.block(start, size, previous, state)
+        open_slots = tf.range(start, start + size) < length[:, tf.newaxis]  # [batch, size]
+        picks, values, after = _greedy_block(scorer, logits, start, available, open_slots, state)
         if strategy == "assignment":
-            picks = exact_assignment(tf.exp(log_worth), available, open_slots)
-        else:
-            picks = greedy_assignment(log_worth, available, open_slots)
+            picks, values, after = _assigned_block(
+                scorer, logits, start, available, open_slots, state, (picks, values, after)
+            )
+        state, last = after, values[:, -1]
         orders.append(picks)
-        distributions.append(masked_softmax(logits, available[:, tf.newaxis]))
-        log_probability += _picked(log_p, picks)
+        gains.append(_picked(values, picks))
         available = available & ~_chosen(picks, tf.shape(mask)[1])
         previous = picks
-    order, probabilities = tf.concat(orders, 1), tf.concat(distributions, 1)
-    return Decoded(order, probabilities, ranking_scores(order, probabilities, mask), log_probability)
+    order = tf.concat(orders, 1)
+    return Decoded(order, tf.concat(gains, 1), ranking_scores(order, last, mask))
 
 
-def ranking_scores(order: tf.Tensor, probabilities: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """One score a candidate that falls along the full ranking.
+def ranking_scores(order: tf.Tensor, left_out: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+    """One score per candidate that falls along the full ranking.
 
-    L - l for the candidate at slot l, its probability at the last slot (below 1) for one left out, -1
-    at padding.
+    L - l for the candidate at slot l, half of `left_out` (below 1) for one left out, -1 at padding.
 
     Args:
         order: int32 [batch, L], -1 where empty.
-        probabilities: float32 [batch, L, n].
+        left_out: float32 [batch, n] in [0, 1], what orders the candidates that no slot holds.
         mask: bool [batch, n].
 
     Returns:
@@ -125,19 +137,59 @@ def ranking_scores(order: tf.Tensor, probabilities: tf.Tensor, mask: tf.Tensor) 
     slots = order.shape[1]
     at_slot = tf.one_hot(order, tf.shape(mask)[1])  # [batch, L, n]
     placed = tf.einsum("bln,l->bn", at_slot, tf.cast(slots - tf.range(slots), tf.float32))
-    left_out = probabilities[:, -1] * 0.5
-    return tf.where(mask, tf.where(placed > 0.0, placed, left_out), -1.0)
+    return tf.where(mask, tf.where(placed > 0.0, placed, 0.5 * left_out), -1.0)
 
 
-def _log_probabilities(logits: tf.Tensor, available: tf.Tensor) -> tf.Tensor:
-    masked = tf.where(available[:, tf.newaxis], tf.cast(logits, tf.float32), LARGE_NEGATIVE)
-    return tf.nn.log_softmax(masked)
+def _greedy_block(
+    scorer: BlockScorer,
+    logits: tf.Tensor,
+    start: int,
+    available: tf.Tensor,
+    open_slots: tf.Tensor,
+    state: Any,
+) -> tuple[tf.Tensor, tf.Tensor, Any]:
+    """Picks [batch, size], the values of all candidates at each slot [batch, size, n], and the state."""
+    picks, values = [], []
+    for index in range(logits.shape[1]):
+        values.append(scorer.value(logits[:, index], start + index, state))
+        best = tf.argmax(tf.where(available, values[-1], _IMPOSSIBLE), -1, output_type=tf.int32)
+        picks.append(tf.where(open_slots[:, index], best, -1))
+        available = available & ~_chosen(picks[-1][:, tf.newaxis], tf.shape(available)[1])
+        state = scorer.place(picks[-1], state)
+    return tf.stack(picks, 1), tf.stack(values, 1), state
 
 
-def _log_worth(log_p: tf.Tensor, start: int) -> tf.Tensor:
-    """log v of the slots from `start`, [batch, k, n]."""
-    end = start + log_p.shape[1]
-    return log_p + tf.math.log(discount(end)[start:])[:, tf.newaxis]
+def _assigned_block(
+    scorer: BlockScorer,
+    logits: tf.Tensor,
+    start: int,
+    available: tf.Tensor,
+    open_slots: tf.Tensor,
+    state: Any,
+    best: tuple[tf.Tensor, tf.Tensor, Any],
+) -> tuple[tf.Tensor, tf.Tensor, Any]:
+    """Improves a block: the best assignment given the influence of the picks so far, again and again.
+
+    Without influence inside a block the first round is the optimum.
+    """
+    picks, values, _ = best
+    for _ in range(_ASSIGNMENT_ROUNDS):
+        picks = exact_assignment(values, available, open_slots)
+        after, rows = state, []
+        for index in range(logits.shape[1]):
+            rows.append(scorer.value(logits[:, index], start + index, after))
+            after = scorer.place(picks[:, index], after)
+        values = tf.stack(rows, 1)
+        total = tf.reduce_sum(_picked(values, picks), -1)
+        better = total > tf.reduce_sum(_picked(best[1], best[0]), -1)
+        best = tf.nest.map_structure(
+            lambda new, old, better=better: tf.where(
+                tf.reshape(better, [-1] + [1] * (new.shape.rank - 1)), new, old
+            ),
+            (picks, values, after),
+            best,
+        )
+    return best
 
 
 def _chosen(picks: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
@@ -145,68 +197,46 @@ def _chosen(picks: tf.Tensor, n: tf.Tensor) -> tf.Tensor:
     return tf.reduce_any(tf.one_hot(picks, n, on_value=True, off_value=False), 1)
 
 
-def _picked(log_p: tf.Tensor, picks: tf.Tensor) -> tf.Tensor:
-    """Sum of `log_p` [batch, k, n] at `picks` [batch, k], empty slots left out; [batch]."""
-    values = tf.gather(log_p, tf.maximum(picks, 0), batch_dims=2)
-    return tf.reduce_sum(tf.where(picks >= 0, values, 0.0), -1)
-
-
-def _first_pairs(
-    scores: tf.Tensor, available: tf.Tensor, open_slots: tf.Tensor, width: int
-) -> list[tf.Tensor]:
-    """The block fillings that take the 1st, 2nd, ... largest pair first and go on greedily."""
-    k = scores.shape[1]
-    n = tf.shape(scores)[2]
-    joint = tf.where(open_slots[:, :, tf.newaxis] & available[:, tf.newaxis, :], scores, _IMPOSSIBLE)
-    fillings = []
-    for _ in range(width):
-        slot, candidate, possible = largest_pair(joint)
-        here = tf.one_hot(slot, k, on_value=True, off_value=False) & possible[:, tf.newaxis]
-        chosen = tf.one_hot(candidate, n, on_value=True, off_value=False) & possible[:, tf.newaxis]
-        rest = greedy_assignment(scores, available & ~chosen, open_slots & ~here)
-        fillings.append(tf.where(here, candidate[:, tf.newaxis], rest))
-        joint = tf.where(here[:, :, tf.newaxis] & chosen[:, tf.newaxis, :], _IMPOSSIBLE, joint)
-    return fillings
+def _picked(values: tf.Tensor, picks: tf.Tensor) -> tf.Tensor:
+    """`values` [batch, k, n] at `picks` [batch, k], 0 at empty slots; [batch, k]."""
+    found = tf.gather(values, tf.maximum(picks, 0), batch_dims=2)
+    return tf.where(picks >= 0, found, 0.0)
 
 
 def _beam_search(scorer: BlockScorer, mask: tf.Tensor, slots: int, block_size: int, width: int) -> Decoded:
     batch, n = tf.shape(mask)[0], tf.shape(mask)[1]
-    length = tf.reduce_sum(tf.cast(mask, tf.int32), -1)
     # Beams share the scorer's batch axis as [batch * width]; list b's beams are rows b*width onwards.
-    tiled_mask = tf.repeat(mask, width, axis=0)
-    tiled_length = tf.repeat(length, width, axis=0)
-    available, previous = tiled_mask, None
+    length = tf.repeat(tf.reduce_sum(tf.cast(mask, tf.int32), -1), width, axis=0)
+    available = tf.repeat(mask, width, axis=0)
     state = tf.nest.map_structure(lambda part: tf.repeat(part, width, axis=0), scorer.begin())
-    total = tf.where(tf.range(width) == 0, 0.0, _IMPOSSIBLE)
-    total = tf.tile(total[tf.newaxis], [batch, 1])  # [batch, width]
+    total = tf.tile(tf.where(tf.range(width) == 0, 0.0, _IMPOSSIBLE)[tf.newaxis], [batch, 1])
     order = tf.zeros([batch * width, 0], tf.int32)
-    probabilities = tf.zeros([batch * width, 0, n])
+    gains = tf.zeros([batch * width, 0])
+    previous = None
     for start in range(0, slots, block_size):
         size = min(block_size, slots - start)
-        logits, state = scorer.step(start, size, previous, state)
-        log_p = _log_probabilities(logits, available)
-        open_slots = tf.range(start, start + size) < tiled_length[:, tf.newaxis]
-        fillings = _first_pairs(_log_worth(log_p, start), available, open_slots, width)
-        gains = tf.stack([_picked(log_p, picks) for picks in fillings], -1)  # [batch * width, width]
-        # Fillings after the first are distinct only while a pair is left to start them with.
-        pairs = tf.reduce_sum(tf.cast(open_slots, tf.int32), -1) * tf.reduce_sum(
-            tf.cast(available, tf.int32), -1
-        )
-        distinct = tf.range(width) < tf.maximum(pairs, 1)[:, tf.newaxis]
-        gains = tf.where(distinct, gains, _IMPOSSIBLE)
-        candidates = tf.reshape(
-            total[..., tf.newaxis] + tf.reshape(gains, [batch, width, width]), [batch, -1]
-        )
-        total, best = tf.math.top_k(candidates, width)  # [batch, width]
-        rows = tf.reshape(best // width + tf.range(batch)[:, tf.newaxis] * width, [-1])
-        ways = tf.reshape(best % width, [-1])
-        picks = tf.gather(tf.gather(tf.stack(fillings, 1), rows), ways, batch_dims=1)
-        block = tf.gather(masked_softmax(logits, available[:, tf.newaxis]), rows)
-        order = tf.concat([tf.gather(order, rows), picks], 1)
-        probabilities = tf.concat([tf.gather(probabilities, rows), block], 1)
-        state = tf.nest.map_structure(lambda part, rows=rows: tf.gather(part, rows), state)
-        available = tf.gather(available, rows) & ~_chosen(picks, n)
-        previous = picks
-    order = tf.reshape(order, [batch, width, slots])[:, 0]
-    probabilities = tf.reshape(probabilities, [batch, width, slots, n])[:, 0]
-    return Decoded(order, probabilities, ranking_scores(order, probabilities, mask), total[:, 0])
+        logits, state = scorer.block(start, size, previous, state)
+        for index in range(size):
+            values = scorer.value(logits[:, index], start + index, state)
+            open_slot = start + index < length[:, tf.newaxis]  # [batch * width, 1]
+            # A list that is full goes on in one way: nothing more is placed.
+            ways = tf.where(available & open_slot, values, _IMPOSSIBLE)
+            ways = tf.where(open_slot | (tf.range(n) > 0), ways, 0.0)
+            ways = tf.reshape(total, [-1, 1]) + ways
+            total, best = tf.math.top_k(tf.reshape(ways, [batch, -1]), width)
+            rows = tf.reshape(best // n + tf.range(batch)[:, tf.newaxis] * width, [-1])
+            picks = tf.reshape(best % n, [-1])
+            state, available, logits, order, gains, values, length = tf.nest.map_structure(
+                lambda part, rows=rows: tf.gather(part, rows),
+                (state, available, logits, order, gains, values, length),
+            )
+            picks = tf.where(start + index < length, picks, -1)
+            gain = _picked(values[:, tf.newaxis], picks[:, tf.newaxis])
+            order = tf.concat([order, picks[:, tf.newaxis]], 1)
+            gains = tf.concat([gains, gain], 1)
+            available = available & ~_chosen(picks[:, tf.newaxis], n)
+            state = scorer.place(picks, state)
+        previous = order[:, start : start + size]
+    first = tf.range(batch) * width
+    order, gains, last = tf.gather(order, first), tf.gather(gains, first), tf.gather(values, first)
+    return Decoded(order, gains, ranking_scores(order, last, mask))

@@ -111,8 +111,8 @@ def _charts(history: Sequence[Mapping[str, Any]], best: int) -> str:
 
     quality = {model: [each["valid"][model]["ndcg@10"] for each in history] for model in history[0]["valid"]}
     charts = [
-        ("Ranking losses", losses("teacher", "student_listwise")),
-        ("Other losses", losses("student_pointwise", "teacher_pointwise", "distillation", "unlikelihood")),
+        ("Ranking losses", losses("value", "policy", "student_listwise")),
+        ("Other losses", losses("student_pointwise", "distillation", "unlikelihood")),
         ("Distillation weight b(t)", losses("distillation_weight")),
         ("Norm of the gradient before it is clipped", losses("gradient_norm")),
         ("Validation NDCG@10", quality),

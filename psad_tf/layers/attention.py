@@ -67,12 +67,13 @@ def block_causal_mask(slots: int, block_size: int) -> tf.Tensor:
 
 
 class KeyValue(NamedTuple):
-    """Projected keys and values, [batch, heads, length, head_dim] each."""
+    """Projected keys and values, [batch, num_heads, length, head_dim] each."""
 
     keys: tf.Tensor
     values: tf.Tensor
 
 
+@tf.keras.utils.register_keras_serializable("psad_tf")
 class MultiHeadAttention(tf.keras.layers.Layer):
     """Scaled dot-product attention in h heads, with the projection of keys and values apart.
 
@@ -82,16 +83,22 @@ class MultiHeadAttention(tf.keras.layers.Layer):
 
     Args:
         dim: d, width of inputs and outputs.
-        heads: h, divides `dim`.
-        name: Name of the layer.
+        num_heads: h, divides `dim`.
+        **kwargs: Of `tf.keras.layers.Layer`.
+
+    Raises:
+        ValueError: `num_heads` does not divide `dim`.
 
     Reference: Vaswani et al., "Attention Is All You Need", 2017, section 3.2.
     """
 
-    def __init__(self, dim: int, heads: int, name: str) -> None:
-        super().__init__(name=name)
-        self.heads = heads
-        self.head_dim = dim // heads
+    def __init__(self, dim: int, num_heads: int, **kwargs: object) -> None:
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"num_heads: {num_heads} does not divide dim {dim}")
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
         self.query = tf.keras.layers.Dense(dim, name="query")
         self.key = tf.keras.layers.Dense(dim, name="key")
         self.value = tf.keras.layers.Dense(dim, name="value")
@@ -99,7 +106,7 @@ class MultiHeadAttention(tf.keras.layers.Layer):
 
     def _split(self, inputs: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(inputs)
-        inputs = tf.reshape(inputs, [shape[0], shape[1], self.heads, self.head_dim])
+        inputs = tf.reshape(inputs, [shape[0], shape[1], self.num_heads, self.head_dim])
         return tf.transpose(inputs, [0, 2, 1, 3])
 
     def project(self, sequence: tf.Tensor) -> KeyValue:
@@ -123,27 +130,39 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         weights = tf.cast(masked_softmax(logits, mask), query.dtype)  # [batch, heads, q, k]
         heads = tf.transpose(tf.matmul(weights, memory.values), [0, 2, 1, 3])
         shape = tf.shape(heads)
-        return self.out(tf.reshape(heads, [shape[0], shape[1], self.heads * self.head_dim]))
+        return self.out(tf.reshape(heads, [shape[0], shape[1], self.dim]))
+
+    def get_config(self) -> dict[str, object]:
+        return {**super().get_config(), "dim": self.dim, "num_heads": self.num_heads}
 
 
+@tf.keras.utils.register_keras_serializable("psad_tf")
 class EncoderLayer(tf.keras.layers.Layer):
     """A pre-norm transformer layer over a set: x + MHA(LN(x)), then x + FFN(LN(x)).
 
     Args:
         dim: d, width.
-        heads: Attention heads.
+        num_heads: Attention heads; divides `dim`.
         feed_forward_dim: Inner width of the feed-forward layer.
-        dropout: Share of values dropped in training.
-        name: Name of the layer.
+        dropout_rate: Share of values dropped in training.
+        **kwargs: Of `tf.keras.layers.Layer`.
     """
 
-    def __init__(self, dim: int, heads: int, feed_forward_dim: int, dropout: float, name: str) -> None:
-        super().__init__(name=name)
-        self.attention = MultiHeadAttention(dim, heads, name="attention")
-        self.feed_forward = MLP((feed_forward_dim, dim), dropout, name=f"{name}_feed_forward")
+    def __init__(
+        self, dim: int, num_heads: int, feed_forward_dim: int, dropout_rate: float = 0.0, **kwargs: object
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sizes = {
+            "dim": dim,
+            "num_heads": num_heads,
+            "feed_forward_dim": feed_forward_dim,
+            "dropout_rate": dropout_rate,
+        }
+        self.attention = MultiHeadAttention(dim, num_heads, name="attention")
+        self.feed_forward = MLP((feed_forward_dim, dim), dropout_rate, name=f"{self.name}_feed_forward")
         self.attention_norm = tf.keras.layers.LayerNormalization(name="attention_norm")
         self.feed_forward_norm = tf.keras.layers.LayerNormalization(name="feed_forward_norm")
-        self.drop = SeededDropout(dropout, f"{name}/attention")
+        self.drop = SeededDropout(dropout_rate, f"{self.name}/attention")
 
     def call(self, inputs: tf.Tensor, mask: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         """Encodes `inputs` [batch, n, d] under `mask` bool [batch, n]; gives [batch, n, d]."""
@@ -153,7 +172,11 @@ class EncoderLayer(tf.keras.layers.Layer):
         inputs = inputs + self.drop(attended, seed=seed)
         return inputs + self.feed_forward(self.feed_forward_norm(inputs), seed=seed)
 
+    def get_config(self) -> dict[str, object]:
+        return {**super().get_config(), **self.sizes}
 
+
+@tf.keras.utils.register_keras_serializable("psad_tf")
 class DecoderLayer(tf.keras.layers.Layer):
     """A pre-norm transformer decoder layer over slots, whose past is a cache of keys and values.
 
@@ -161,22 +184,30 @@ class DecoderLayer(tf.keras.layers.Layer):
 
     Args:
         dim: d, width.
-        heads: Attention heads.
+        num_heads: Attention heads; divides `dim`.
         feed_forward_dim: Inner width of the feed-forward layer.
-        dropout: Share of values dropped in training.
-        name: Name of the layer.
+        dropout_rate: Share of values dropped in training.
+        **kwargs: Of `tf.keras.layers.Layer`.
     """
 
-    def __init__(self, dim: int, heads: int, feed_forward_dim: int, dropout: float, name: str) -> None:
-        super().__init__(name=name)
-        self.self_attention = MultiHeadAttention(dim, heads, name="self_attention")
-        self.cross_attention = MultiHeadAttention(dim, heads, name="cross_attention")
-        self.feed_forward = MLP((feed_forward_dim, dim), dropout, name=f"{name}_feed_forward")
+    def __init__(
+        self, dim: int, num_heads: int, feed_forward_dim: int, dropout_rate: float = 0.0, **kwargs: object
+    ) -> None:
+        super().__init__(**kwargs)
+        self.sizes = {
+            "dim": dim,
+            "num_heads": num_heads,
+            "feed_forward_dim": feed_forward_dim,
+            "dropout_rate": dropout_rate,
+        }
+        self.self_attention = MultiHeadAttention(dim, num_heads, name="self_attention")
+        self.cross_attention = MultiHeadAttention(dim, num_heads, name="cross_attention")
+        self.feed_forward = MLP((feed_forward_dim, dim), dropout_rate, name=f"{self.name}_feed_forward")
         self.self_norm = tf.keras.layers.LayerNormalization(name="self_norm")
         self.cross_norm = tf.keras.layers.LayerNormalization(name="cross_norm")
         self.feed_forward_norm = tf.keras.layers.LayerNormalization(name="feed_forward_norm")
-        self.self_drop = SeededDropout(dropout, f"{name}/self")
-        self.cross_drop = SeededDropout(dropout, f"{name}/cross")
+        self.self_drop = SeededDropout(dropout_rate, f"{self.name}/self")
+        self.cross_drop = SeededDropout(dropout_rate, f"{self.name}/cross")
 
     def call(
         self,
@@ -211,3 +242,6 @@ class DecoderLayer(tf.keras.layers.Layer):
         )
         inputs = inputs + self.cross_drop(crossed, seed=seed)
         return inputs + self.feed_forward(self.feed_forward_norm(inputs), seed=seed), cache
+
+    def get_config(self) -> dict[str, object]:
+        return {**super().get_config(), **self.sizes}

@@ -101,7 +101,7 @@ class FeatureEmbedding(tf.keras.layers.Layer):
             compositional = config.kind == "compositional" and size > config.compositional_above
             kind = CompositionalEmbedding if compositional else TableEmbedding
             self.tables[vocabulary] = kind(size, dim, name=vocabulary)
-        self.rate = config.dropout
+        self.rate = config.dropout_rate
         self.unknown_rate = config.unknown_rate
 
     def call(

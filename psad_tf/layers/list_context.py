@@ -30,3 +30,22 @@ def standardized_in_list(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     centred = (values - tf.reduce_sum(values * present, 1, keepdims=True) / count) * present
     variance = tf.reduce_sum(tf.square(centred), 1, keepdims=True) / count
     return centred * tf.math.rsqrt(variance + _SMALLEST_VARIANCE)
+
+
+def relative_to_list(candidates: tf.Tensor, mask: tf.Tensor) -> list[tf.Tensor]:
+    """Each candidate against the mean and the maximum of its list.
+
+    Args:
+        candidates: [batch, n, d].
+        mask: bool [batch, n], false at padding.
+
+    Returns:
+        c_i - mean_j c_j and max_j c_j - c_i, [batch, n, d] each.
+    """
+    present = tf.cast(mask, candidates.dtype)[..., tf.newaxis]
+    count = tf.maximum(tf.reduce_sum(present, 1, keepdims=True), 1.0)
+    mean = tf.reduce_sum(candidates * present, 1, keepdims=True) / count
+    lowest = tf.constant(candidates.dtype.min, candidates.dtype)
+    highest = tf.reduce_max(tf.where(present > 0, candidates, lowest), 1, keepdims=True)
+    highest = tf.where(tf.reduce_any(mask, -1)[:, tf.newaxis, tf.newaxis], highest, 0.0)
+    return [candidates - mean, highest - candidates]

@@ -70,13 +70,13 @@ class UserProfileNetwork(tf.keras.layers.Layer):
         self.dim = dim = config.embedding_dim
         self.position_count = positions
         self.embeddings = FeatureEmbedding(vocabulary_sizes, dim, config.embedding)
-        dropout = config.dropout
+        dropout = config.dropout_rate
         self.profile = MLP((dim, dim), dropout, name="profile")
         self.history = MLP((dim, dim), dropout, name="history")
         self.item = tf.keras.layers.Dense(dim, name="item")
         self.pooling_query = tf.keras.layers.Dense(dim, use_bias=False, name="pooling_query")
         self.intent = MLP((2 * dim, dim), dropout, name="intent")
-        self.candidate = MLP((2 * dim, dim), dropout, name="candidate")
+        self.candidate = MLP((dim, dim), dropout, name="candidate")
         if self.config.personalized_gates:
             self.gate = MLP((dim, dim), dropout, name="gate")
         if self.config.personalized_positions:

@@ -10,7 +10,8 @@ import tensorflow as tf
 from psad_tf import losses
 from psad_tf.config import TrainConfig
 from psad_tf.decoding.blocks import Decoded
-from psad_tf.features import INITIAL_RANK, FeatureDeclaration
+from psad_tf.features import INITIAL_RANK, SHOWN_POSITION, FeatureDeclaration
+from psad_tf.layers.attention import masked_softmax
 from psad_tf.layers.dropout import hashed_uniform
 from psad_tf.layers.user_profile_network import UserProfile
 from psad_tf.models.student import Reranker
@@ -23,14 +24,18 @@ _DENSE_GRADIENT_LIMIT = 4_000_000
 class PSAD(tf.keras.Model):
     """The whole model. Calling it scores with the student; `generate` lets the teacher write the list.
 
-    One step minimizes L = L_teacher + a L_student + b(t) L_KD over one tape and one compiled graph:
+    One step minimizes one sum over one tape and one compiled graph:
 
-    - L_teacher: `slot_cross_entropy` against the ideal list, plus `pointwise_loss` of the pointer's
-      bias, plus `unlikelihood` of explicit negatives;
-    - L_student: `listwise_loss` plus `pointwise_loss`;
-    - L_KD: `distillation_loss` from the teacher's slot distributions, ramped up from 0, plus the
-      optional `pairwise_order_loss`. The teacher is under stop_gradient there, from the first step on:
-      it is not trained beforehand.
+    - `value`: `shown_list_loss` of the teacher's value head on the lists as they were shown;
+    - `policy`: `slot_cross_entropy` of its policy head against the ideal list, and `unlikelihood` of
+      explicit negatives (both left out where their weight is 0);
+    - `student_listwise` and `student_pointwise`: the student on shown labels;
+    - `distillation`: `plackett_luce_loss` of the student's scores on the list that the teacher generates
+      in the same step, ramped up from 0. The teacher is under stop_gradient there, from the first step
+      on: it is not trained beforehand.
+
+    The student sees the User Profile Network's output under stop_gradient, so that network learns from
+    the teacher's losses alone.
 
     Args:
         declaration: The features.
@@ -51,8 +56,9 @@ class PSAD(tf.keras.Model):
     ) -> None:
         super().__init__(name="psad")
         self.config = config
+        self.max_label = float(max((rule.grade for rule in declaration.label.grades), default=1))
         self.reranker = Reranker(declaration, vocabulary_sizes, config.model)
-        self.teacher = Teacher(config.model)
+        self.teacher = Teacher(config.model, self.reranker.user_profile_network.position_count)
         self._tutor = [tutor] if tutor is not None else []  # in a list: not a part of this model
         if tutor is not None:
             tutor.trainable = False
@@ -72,11 +78,28 @@ class PSAD(tf.keras.Model):
         """The User Profile Network alone."""
         return self.reranker.user_profile_network(encoded, seed=seed)
 
+    def memory(self, encoded: Mapping[str, tf.Tensor]) -> Memory:
+        """The candidate set as the teacher's decoder reads it."""
+        return self.teacher.encode(self.profile(encoded), encoded["mask"], encoded[INITIAL_RANK])
+
     def generate(self, encoded: Mapping[str, tf.Tensor], **options: Any) -> Decoded:
         """The teacher's list for each of a batch; `options` as in `Teacher.generate`."""
-        profile = self.profile(encoded)
-        memory = self.teacher.encode(profile, encoded["mask"], encoded[INITIAL_RANK])
-        return self.teacher.generate(memory, **options)
+        return self.teacher.generate(self.memory(encoded), **options)
+
+    def list_value(
+        self, encoded: Mapping[str, tf.Tensor], order: tf.Tensor, block_size: int | None = None
+    ) -> tf.Tensor:
+        """What the teacher expects a list to be worth: the sum of the values along it.
+
+        Args:
+            encoded: What `FeatureEncoder` gives.
+            order: int32 [batch, S], the candidate at each slot, -1 where empty.
+            block_size: K; None for the configured one.
+
+        Returns:
+            float32 [batch], the expected sum of gains.
+        """
+        return tf.reduce_sum(self.teacher.shown_values(self.memory(encoded), order, block_size), -1)
 
     def rank(self, encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Ranking scores of both, float32 [batch, n]: `student`, `teacher`, and `probabilities`."""
@@ -99,94 +122,114 @@ class PSAD(tf.keras.Model):
         """Every term of the loss for one batch.
 
         Args:
-            batch: Encoded tensors with `labels` and `negatives`.
+            batch: Encoded tensors with `shown_position`, `labels` and `negatives`.
             dropout_seed: int32 [2], or None for no dropout.
-            ties: float32 [batch, n] in [0, 1), orders equal labels in the list the teacher is fed.
+            ties: float32 [batch, n] in [0, 1), orders equal labels in the ideal list.
             weight: b(t), float32 scalar.
 
         Returns:
             Scalars: `loss` and its terms.
         """
-        config, labels, mask = self.config, batch["labels"], batch["mask"]
+        config = self.config
+        batch = _with_shown_position(batch)
+        shown = batch[SHOWN_POSITION] >= 0
         profile = self.profile(batch, dropout_seed)
         terms: dict[str, tf.Tensor] = {}
-        relevance = None
+        weights: dict[str, float | tf.Tensor] = {}
+        taught = None
         if not self._tutor:
-            terms, relevance = self._teacher_terms(batch, profile, dropout_seed, ties)
-        elif config.distillation.enabled:
-            relevance = self._tutor[0].soft_relevance(batch, ties)
+            memory = self.teacher.encode(profile, batch["mask"], batch[INITIAL_RANK], dropout_seed)
+            terms, relevance = self._teacher_terms(batch, shown, memory, dropout_seed, ties)
+            weights = {
+                "value": config.loss.value_weight,
+                "policy": config.loss.policy_weight,
+                "unlikelihood": config.loss.policy_weight * config.loss.unlikelihood_weight,
+            }
+            if config.distillation.mode == "online":
+                taught = self._lesson(memory, relevance)
+        elif config.distillation.source != "none":
+            taught = self._tutor[0].lesson(batch, ties)
         student = self.reranker.score(profile, batch, dropout_seed)
-        scores = student["scores"]
-        terms["student_listwise"] = losses.listwise_loss(scores, labels, mask)
-        terms["student_pointwise"] = losses.pointwise_loss(student["probabilities"], labels, mask)
-        total = config.loss.student_weight * (
-            terms["student_listwise"] + config.loss.pointwise_weight * terms["student_pointwise"]
-        )
-        if not self._tutor:
-            total += terms["teacher"] + config.loss.unlikelihood_weight * terms["unlikelihood"]
-            total += config.loss.teacher_pointwise_weight * terms["teacher_pointwise"]
-        if relevance is not None:
-            distillation = config.distillation
-            terms["distillation"] = losses.distillation_loss(
-                scores, relevance, mask, distillation.temperature
-            )
-            if distillation.pairwise_weight:
-                terms["distillation"] += distillation.pairwise_weight * losses.pairwise_order_loss(
-                    scores, relevance, mask
-                )
-            total += weight * terms["distillation"]
+        labels = batch["labels"]
+        terms["student_listwise"] = losses.listwise_loss(student["scores"], labels, shown)
+        terms["student_pointwise"] = losses.pointwise_loss(student["probabilities"], labels, shown)
+        weights["student_listwise"] = config.loss.listwise_weight
+        weights["student_pointwise"] = config.loss.pointwise_weight
+        if taught is not None:
+            terms["distillation"] = self._distillation(student["scores"], taught, batch["mask"])
+            weights["distillation"] = weight
+        total = tf.add_n([weights[name] * term for name, term in terms.items()])
         return {"loss": total, **terms}
 
-    def soft_relevance(self, batch: Mapping[str, tf.Tensor], ties: tf.Tensor) -> tf.Tensor:
-        """What this model's teacher knows of a batch's candidates, float32 [batch, n], no gradient."""
-        profile = self.profile(batch)
-        memory = self.teacher.encode(profile, batch["mask"], batch[INITIAL_RANK])
-        if self.config.distillation.source == "generated":
-            probabilities = self.teacher.generate(memory, strategy="greedy").probabilities
-        else:
-            _, available, logits = self._forced(batch, memory, ties, None)
-            probabilities = losses.masked_softmax(logits, available)
-        return tf.stop_gradient(losses.soft_relevance(probabilities, batch["mask"]))
+    def lesson(self, batch: Mapping[str, tf.Tensor], ties: tf.Tensor) -> tf.Tensor | None:
+        """What this model's teacher has to say to a student about a batch, no gradient."""
+        memory = self.memory(batch)
+        relevance = None
+        if self.config.distillation.source == "forced":
+            batch = _with_shown_position(batch)
+            shown = batch[SHOWN_POSITION] >= 0
+            relevance = self._policy(batch, shown, memory, ties, None)[-1]
+        return self._lesson(memory, relevance)
 
-    def _forced(
-        self,
-        batch: Mapping[str, tf.Tensor],
-        memory: Memory,
-        ties: tf.Tensor,
-        seed: tf.Tensor | None,
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Ideal order, availability and logits under teacher forcing."""
-        slots = memory.positions.shape[1]
-        block_size = min(self.config.model.teacher.block_size, slots)
-        order = losses.ideal_order(batch["labels"], batch["mask"], ties, slots)
-        available = losses.slot_availability(order, batch["mask"], block_size)
-        return order, available, self.teacher.forced_logits(memory, order, block_size, seed)
+    def _lesson(self, memory: Memory, relevance: tf.Tensor | None) -> tf.Tensor | None:
+        """Of `generated` an order int32 [batch, L], of `forced` relevance float32 [batch, n]."""
+        source = self.config.distillation.source
+        if source == "generated":
+            return self._generated(memory)
+        return relevance if source == "forced" else None
+
+    def _generated(self, memory: Memory) -> tf.Tensor:
+        memory = tf.nest.map_structure(tf.stop_gradient, memory)
+        every = self.config.distillation.generate_every
+        if every == 1:
+            return self.teacher.generate(memory).order
+        nothing = tf.fill([tf.shape(memory.mask)[0], self.teacher.slots(memory.mask.shape[1])], -1)
+        return tf.cond(self.step % every == 0, lambda: self.teacher.generate(memory).order, lambda: nothing)
+
+    def _distillation(self, scores: tf.Tensor, taught: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        if self.config.distillation.source == "generated":
+            return losses.plackett_luce_loss(scores, taught, mask)
+        return losses.distillation_loss(scores, taught, mask, self.config.distillation.temperature)
 
     def _teacher_terms(
         self,
         batch: Mapping[str, tf.Tensor],
-        profile: UserProfile,
+        shown: tf.Tensor,
+        memory: Memory,
         seed: tf.Tensor | None,
         ties: tf.Tensor,
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
-        """The teacher's losses, and the soft relevance it gives the student (None without it)."""
-        labels, mask = batch["labels"], batch["mask"]
-        memory = self.teacher.encode(profile, mask, batch[INITIAL_RANK], seed)
-        order, available, logits = self._forced(batch, memory, ties, seed)
-        targets, weights = losses.slot_targets(labels, available, order)
-        worth = tf.sigmoid(tf.cast(memory.bias, tf.float32))
-        terms = {
-            "teacher": losses.slot_cross_entropy(logits, available, targets, weights),
-            "teacher_pointwise": losses.pointwise_loss(worth, labels, mask),
-            "unlikelihood": losses.unlikelihood(logits, available, batch["negatives"], weights),
-        }
-        if not self.config.distillation.enabled or self.config.distillation.mode == "offline":
+        """The teacher's losses, and the policy's soft relevance (None without the policy)."""
+        order = losses.shown_order(batch[SHOWN_POSITION], batch["mask"].shape[1])
+        gains = tf.gather(losses.gains(batch["labels"], self.max_label), tf.maximum(order, 0), batch_dims=1)
+        values = self.teacher.shown_values(memory, order, seed=seed)
+        terms = {"value": losses.shown_list_loss(values, gains, order >= 0)}
+        if not self.config.loss.policy_weight:
             return terms, None
-        if self.config.distillation.source == "generated":
-            probabilities = self.teacher.generate(memory, strategy="greedy").probabilities
-        else:
-            probabilities = losses.masked_softmax(logits, available)
-        return terms, tf.stop_gradient(losses.soft_relevance(probabilities, mask))
+        terms["policy"], terms["unlikelihood"], relevance = self._policy(batch, shown, memory, ties, seed)
+        return terms, relevance
+
+    def _policy(
+        self,
+        batch: Mapping[str, tf.Tensor],
+        shown: tf.Tensor,
+        memory: Memory,
+        ties: tf.Tensor,
+        seed: tf.Tensor | None,
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The policy's losses on the ideal list of what was shown, and its soft relevance."""
+        slots = self.teacher.slots(batch["mask"].shape[1])
+        order = losses.ideal_order(batch["labels"], shown, ties, slots)
+        block_size = min(self.config.model.teacher.block_size, slots)
+        available = losses.slot_availability(order, shown, block_size)
+        logits = self.teacher.policy_logits(memory, order, block_size, seed)
+        targets, weights = losses.slot_targets(batch["labels"], available, order)
+        relevance = losses.soft_relevance(masked_softmax(logits, available), shown)
+        return (
+            losses.slot_cross_entropy(logits, available, targets, weights),
+            losses.unlikelihood(logits, available, batch["negatives"], weights),
+            tf.stop_gradient(relevance),
+        )
 
     def train_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on one batch; Keras compiles it, with `jit_compile=True` by XLA.
@@ -195,7 +238,7 @@ class PSAD(tf.keras.Model):
         step's number, so a run resumed from a checkpoint goes on exactly as it would have.
 
         Args:
-            data: Encoded tensors with `labels` and `negatives`.
+            data: Encoded tensors with `shown_position`, `labels` and `negatives`.
 
         Returns:
             The loss, its terms, b(t), and the gradient's global norm before it is clipped (over replicas,
@@ -236,3 +279,11 @@ def _densified(
     if isinstance(gradient, tf.IndexedSlices) and variable.shape.num_elements() <= _DENSE_GRADIENT_LIMIT:
         return tf.convert_to_tensor(gradient)
     return gradient
+
+
+def _with_shown_position(batch: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+    """Without shown positions, all candidates were shown in their order."""
+    if SHOWN_POSITION in batch:
+        return batch
+    mask = batch["mask"]
+    return {**batch, SHOWN_POSITION: tf.where(mask, tf.range(tf.shape(mask)[1]), -1)}

@@ -7,21 +7,28 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from psad_tf.config import ModelConfig
-from psad_tf.features import INITIAL_RANK, FeatureDeclaration
-from psad_tf.layers.attention import LARGE_NEGATIVE
+from psad_tf.features import FeatureDeclaration
+from psad_tf.layers.above_context import AboveContext
+from psad_tf.layers.attention import LARGE_NEGATIVE, EncoderLayer
+from psad_tf.layers.list_context import relative_to_list
 from psad_tf.layers.mlp import MLP
 from psad_tf.layers.user_profile_network import UserProfile, UserProfileNetwork
 
 
 class StudentScorer(tf.keras.layers.Layer):
-    """Scores each candidate in one pass, linear in the length of the list.
+    """Scores each candidate in one pass that knows what stands above it.
 
-    s_i = MLP([c_i + pos(rank_i) ; f_i ; z ; z * c_i ; c_i - mean_j c_j ; max_j c_j - c_i])
+    x_i = relu(W c_i + V z)                                     (V z once per list)
+    s_i^0 = w . x_i
+    s_i^t = s_i^0 + MLP([x_i ; context_i(s^{t-1}) ; s_i^{t-1}])        for the rounds t = 1 .. T
 
-    with c_i the personalized candidate, f_i the features it was made of, z the intent, pos the
-    personalized position encoding at the candidate's initial rank. The list context (the last two) is
-    O(N): no attention among candidates. The probability is p_i = sigmoid(softplus(a) s_i + b(z)):
-    calibrated a user at a time, and always in the order of the scores.
+    with c_i the personalized candidate, z the intent, and `AboveContext` for the context: each round sees
+    the order that the round before made. Other contexts, for comparison, have one round:
+    `mean_max` [c_i - mean_j c_j ; max_j c_j - c_i], `self_attention` an `EncoderLayer` over x, `none`
+    s_i^0 + MLP([x_i ; s_i^0]).
+
+    The probability is p_i = sigmoid(softplus(a) s_i + b(z)): calibrated a user at a time, and always in
+    the order of the scores.
 
     Args:
         config: The model's configuration.
@@ -29,8 +36,20 @@ class StudentScorer(tf.keras.layers.Layer):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(name="student_scorer")
-        self.config = config.student
-        self.score = MLP((*config.student.hidden_dims, 1), config.dropout, name="score")
+        self.config = student = config.student
+        width, rate = student.hidden_dims[0], config.dropout_rate
+        self.candidate = tf.keras.layers.Dense(width, name="candidate")
+        self.intent = tf.keras.layers.Dense(width, use_bias=False, name="intent")
+        self.first = tf.keras.layers.Dense(1, name="first")
+        self.refine = [
+            MLP((*student.hidden_dims[1:], 1), rate, name=f"refine_{index}")
+            for index in range(student.rounds if student.context == "above" else 1)
+        ]
+        if student.context == "above":
+            self.above = AboveContext(student.context_heads, student.context_dim, name="above")
+        if student.context == "self_attention":
+            heads = config.teacher.num_heads
+            self.encoder = EncoderLayer(width, heads, 2 * width, rate, name="student_encoder")
         self.calibration = tf.keras.layers.Dense(1, name="calibration")
 
     def build(self, input_shape: object) -> None:
@@ -38,18 +57,13 @@ class StudentScorer(tf.keras.layers.Layer):
         super().build(input_shape)
 
     def call(
-        self,
-        profile: UserProfile,
-        mask: tf.Tensor,
-        initial_rank: tf.Tensor,
-        seed: tf.Tensor | None = None,
+        self, profile: UserProfile, mask: tf.Tensor, seed: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
         """Scores a batch.
 
         Args:
             profile: From the User Profile Network.
             mask: bool [batch, n], false at padding.
-            initial_rank: int32 [batch, n], 0 is the initial ranker's best.
             seed: int32 [2], turns dropout on.
 
         Returns:
@@ -57,24 +71,37 @@ class StudentScorer(tf.keras.layers.Layer):
             label of 1 or more, 0 at padding.
         """
         candidates, intent = profile.candidates, profile.intent
-        last = profile.positions.shape[1] - 1
-        ranks = tf.clip_by_value(initial_rank, 0, last)
-        positions = tf.gather(profile.positions, ranks, batch_dims=1)  # [batch, n, d]
-        intents = tf.broadcast_to(intent[:, tf.newaxis], tf.shape(candidates))
-        parts = [candidates + positions, profile.features, intents, intents * candidates]
-        if self.config.list_context:
-            present = tf.cast(mask, candidates.dtype)[..., tf.newaxis]
-            count = tf.maximum(tf.reduce_sum(present, 1, keepdims=True), 1.0)
-            mean = tf.reduce_sum(candidates * present, 1, keepdims=True) / count
-            lowest = tf.constant(candidates.dtype.min, candidates.dtype)
-            largest = tf.reduce_max(tf.where(present > 0, candidates, lowest), 1, keepdims=True)
-            largest = tf.where(tf.reduce_any(mask, -1)[:, tf.newaxis, tf.newaxis], largest, 0.0)
-            parts += [candidates - mean, largest - candidates]
-        scores = tf.cast(self.score(tf.concat(parts, -1), seed=seed)[..., 0], tf.float32)
+        items = tf.nn.relu(
+            self.candidate(candidates) + self.intent(intent)[:, tf.newaxis]
+        )  # [batch, n, width]
+        first = scores = self.first(items)[..., 0]
+        matches = self.above.matches(items, mask) if self.config.context == "above" else None
+        for refine in self.refine:
+            context = self._context(items, candidates, scores, matches, mask, seed)
+            parts = tf.concat([items, *context, scores[..., tf.newaxis]], -1)
+            scores = first + refine(parts, seed=seed)[..., 0]
+        scores = tf.cast(scores, tf.float32)
         offset = tf.cast(self.calibration(intent), tf.float32)
         scale = tf.nn.softplus(tf.cast(self.calibration_scale, tf.float32))
         probabilities = tf.where(mask, tf.sigmoid(scale * scores + offset), 0.0)
         return {"scores": tf.where(mask, scores, LARGE_NEGATIVE), "probabilities": probabilities}
+
+    def _context(
+        self,
+        items: tf.Tensor,
+        candidates: tf.Tensor,
+        scores: tf.Tensor,
+        matches: tf.Tensor | None,
+        mask: tf.Tensor,
+        seed: tf.Tensor | None,
+    ) -> list[tf.Tensor]:
+        if self.config.context == "above":
+            return [self.above(scores, matches)]
+        if self.config.context == "self_attention":
+            return [self.encoder(items, mask, seed=seed)]
+        if self.config.context == "mean_max":
+            return relative_to_list(candidates, mask)
+        return []
 
 
 class Reranker(tf.keras.Model):
@@ -93,6 +120,7 @@ class Reranker(tf.keras.Model):
         positions = max(declaration.max_candidates, config.teacher.slots)
         self.user_profile_network = UserProfileNetwork(declaration, vocabulary_sizes, config, positions)
         self.student = StudentScorer(config)
+        self.stop_gradient = config.student.stop_gradient
 
     def call(
         self, encoded: Mapping[str, tf.Tensor], training: bool = False, seed: tf.Tensor | None = None
@@ -113,5 +141,10 @@ class Reranker(tf.keras.Model):
     def score(
         self, profile: UserProfile, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:
-        """The student's half of `call`, for a profile that is already there."""
-        return self.student(profile, encoded["mask"], encoded[INITIAL_RANK], seed=seed)
+        """The student's half of `call`, for a profile that is already there.
+
+        The profile network learns nothing from it unless `config.student.stop_gradient` is off.
+        """
+        if self.stop_gradient:
+            profile = tf.nest.map_structure(tf.stop_gradient, profile)
+        return self.student(profile, encoded["mask"], seed=seed)

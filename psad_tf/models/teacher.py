@@ -10,6 +10,8 @@ import tensorflow as tf
 from psad_tf.config import ModelConfig
 from psad_tf.decoding.blocks import Decoded, decode
 from psad_tf.layers.attention import DecoderLayer, EncoderLayer, KeyValue, block_causal_mask
+from psad_tf.layers.pair_influence import PairFactors, PairInfluence
+from psad_tf.layers.position_bias import PositionBias
 from psad_tf.layers.user_profile_network import UserProfile
 
 
@@ -19,9 +21,10 @@ class Memory(NamedTuple):
     Attributes:
         items: [batch, n, d].
         keys: Pointer keys, [batch, n, d].
-        bias: Pointer bias, what a candidate is worth whatever the slot, [batch, n].
+        bias: What a candidate is worth whatever the slot, a logit, [batch, n].
+        pairs: Both sides of the pair term; empty where it is off.
         cross: One `KeyValue` a decoder layer.
-        positions: Personalized positions of the slots, [batch, L, d].
+        positions: Personalized positions of the slots, [batch, slots, d].
         start: The embedding that stands before the first block, [batch, d].
         mask: bool [batch, n].
     """
@@ -29,6 +32,7 @@ class Memory(NamedTuple):
     items: tf.Tensor
     keys: tf.Tensor
     bias: tf.Tensor
+    pairs: PairFactors | tuple[()]
     cross: Sequence[KeyValue]
     positions: tf.Tensor
     start: tf.Tensor
@@ -40,30 +44,38 @@ class Memory(NamedTuple):
 
 
 class Teacher(tf.keras.layers.Layer):
-    """Encoder over the candidates, block-causal decoder over the slots, pointer over the candidates.
+    """Encoder over the candidates, block-causal decoder over the slots, value and policy heads.
 
-    Encoder: m = Transformer(c_i + pos(rank_i)), a set function.
+    Encoder: m = Transformer(W c_i), a set function (W c_i alone without encoder layers).
     Decoder input at slot l: pos_l + W m[candidate at slot l - K], or the start embedding in the first
     block; so a slot knows the items of all earlier blocks and, of its own block, only the other slots'
-    queries. Self-attention is block-causal, and blind to slots past the end of a shorter list.
-    Pointer: logit[l, i] = q_l . k_i / sqrt(d) + b_i over the candidates unchosen when the block began;
-    b_i is also trained as the logit of the candidate's relevance, which tells the encoder of irrelevant
-    candidates what slots, that only ask for relevant ones, do not.
+    queries. Self-attention is block-causal, and blind to empty slots. Its state at slot l is h_l.
 
-    K = 1 is the autoregressive decoder, K = L the one-shot pointer; the code is the same.
+    Value head: the expected gain of showing candidate i at slot l after the items J placed before,
+
+        logit[l, i] = q(h_l) . k(m_i) / sqrt(d) + b(m_i) + pair_i(J)        v[l, i] = slot(logit[l, i])
+
+    with `PairInfluence` for the pair term, the only way in which the items of a slot's own block reach it,
+    and `PositionBias` for the slot's part. The sum of v along a list is its value.
+
+    Policy head: p[l, .] = softmax of q'(h_l) . k(m_i) / sqrt(d) + b'(m_i) over the candidates unplaced when
+    the block began.
+
+    K = 1 is the autoregressive decoder, K = L the one-shot one; the code is the same.
 
     Args:
         config: The model's configuration; `config.teacher` has L and K.
+        positions: Slots that have a parameter of their own.
 
     Reference: arXiv 2603.07107; Wang et al., "Semi-Autoregressive Neural Machine Translation", EMNLP
     2018, for the shifted block input; Vinyals et al., "Pointer Networks", 2015.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, positions: int) -> None:
         super().__init__(name="teacher")
         self.config = teacher = config.teacher
         self.dim = dim = config.embedding_dim
-        sizes = (dim, teacher.heads, teacher.feed_forward_dim, config.dropout)
+        sizes = (dim, teacher.num_heads, teacher.feed_forward_dim, config.dropout_rate)
         self.candidate = tf.keras.layers.Dense(dim, name="candidate")
         self.encoder_layers = [
             EncoderLayer(*sizes, name=f"encoder_{index}") for index in range(teacher.encoder_layers)
@@ -75,9 +87,17 @@ class Teacher(tf.keras.layers.Layer):
             DecoderLayer(*sizes, name=f"decoder_{index}") for index in range(teacher.decoder_layers)
         ]
         self.decoder_norm = tf.keras.layers.LayerNormalization(name="decoder_norm")
-        self.pointer_query = tf.keras.layers.Dense(dim, name="pointer_query")
         self.pointer_key = tf.keras.layers.Dense(dim, name="pointer_key")
-        self.pointer_bias = tf.keras.layers.Dense(1, name="pointer_bias")
+        self.value_query = tf.keras.layers.Dense(dim, name="value_query")
+        self.value_bias = tf.keras.layers.Dense(1, name="value_bias")
+        self.policy_query = tf.keras.layers.Dense(dim, name="policy_query")
+        self.policy_bias = tf.keras.layers.Dense(1, name="policy_bias")
+        self.position_bias = PositionBias(positions, teacher.position_bias, name="position_bias")
+        self.pair_influence = None
+        if teacher.pair_term:
+            self.pair_influence = PairInfluence(
+                teacher.pair_heads, teacher.pair_dim, teacher.pair_hidden_dim, name="pair_influence"
+            )
 
     def slots(self, candidates: int | None) -> int:
         """L for lists padded to `candidates`: the configured length, or the list's if shorter."""
@@ -98,41 +118,66 @@ class Teacher(tf.keras.layers.Layer):
             initial_rank: int32 [batch, n].
             seed: int32 [2], turns dropout on.
         """
-        last = profile.positions.shape[1] - 1
-        ranks = tf.gather(profile.positions, tf.clip_by_value(initial_rank, 0, last), batch_dims=1)
-        items = self.candidate(profile.candidates + ranks)
+        candidates = profile.candidates
+        if self.config.initial_rank:
+            last = profile.positions.shape[1] - 1
+            ranks = tf.clip_by_value(initial_rank, 0, last)
+            candidates += tf.gather(profile.positions, ranks, batch_dims=1)
+        items = self.candidate(candidates)
         for layer in self.encoder_layers:
             items = layer(items, mask, seed=seed)
         items = self.encoder_norm(items)
         return Memory(
             items=items,
             keys=self.pointer_key(items),
-            bias=self.pointer_bias(items)[..., 0],
+            bias=self.value_bias(items)[..., 0],
+            pairs=() if self.pair_influence is None else self.pair_influence.factors(items),
             cross=[layer.cross_attention.project(items) for layer in self.decoder_layers],
-            positions=profile.positions[:, : self.slots(mask.shape[1])],
+            positions=profile.positions,
             start=self.start(profile.intent),
             mask=mask,
         )
 
-    def forced_logits(
-        self, memory: Memory, order: tf.Tensor, block_size: int, seed: tf.Tensor | None = None
+    def shown_values(
+        self, memory: Memory, order: tf.Tensor, block_size: int | None = None, seed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Logits of every slot at once, given the whole list (teacher forcing).
+        """The value of what stands at each slot of given lists (teacher forcing).
+
+        Args:
+            memory: From `encode`.
+            order: int32 [batch, S], the candidate at each slot, -1 where empty; S as long as wanted.
+            block_size: K; None for the configured one.
+            seed: int32 [2], turns dropout on.
+
+        Returns:
+            v[l, order_l], float32 [batch, S], 0 at empty slots; its sum is the list's value.
+        """
+        states = self._forced_states(memory, order, block_size or self.config.block_size, seed)
+        rows = tf.maximum(order, 0)
+        keys = tf.gather(memory.keys, rows, batch_dims=1)
+        logits = tf.reduce_sum(self.value_query(states) * keys, -1) * self.dim**-0.5
+        logits += tf.gather(memory.bias, rows, batch_dims=1)
+        if self.pair_influence is not None:
+            logits += self.pair_influence.along(memory.pairs, order)
+        return tf.where(order >= 0, self.position_bias(logits), 0.0)
+
+    def policy_logits(
+        self, memory: Memory, order: tf.Tensor, block_size: int | None = None, seed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """The policy head's logits of every slot at once, given the whole list (teacher forcing).
 
         Args:
             memory: From `encode`.
             order: int32 [batch, L], the candidate at each slot, -1 where empty.
-            block_size: K.
+            block_size: K; None for the configured one.
             seed: int32 [2], turns dropout on.
 
         Returns:
-            float32 [batch, L, n], not yet masked by what is chosen.
+            float32 [batch, L, n], not yet masked by what is placed.
         """
-        slots = order.shape[1]
-        inputs = self._inputs(memory, 0, slots, order[:, : slots - block_size], block_size)
-        seen = block_causal_mask(slots, block_size) & memory.filled(slots)[:, tf.newaxis]
-        states, _ = self._run(inputs, None, seen, memory, seed)
-        return self._point(states, memory)
+        states = self._forced_states(memory, order, block_size or self.config.block_size, seed)
+        bias = tf.cast(self.policy_bias(memory.items)[..., 0], tf.float32)
+        return self._point(self.policy_query(states), memory) + bias[:, tf.newaxis]
 
     def generate(
         self,
@@ -141,19 +186,29 @@ class Teacher(tf.keras.layers.Layer):
         strategy: str | None = None,
         beam_width: int | None = None,
     ) -> Decoded:
-        """Generates a list; arguments left out come from the configuration.
+        """Generates a list of large value; arguments left out come from the configuration.
 
         Keys and values of earlier blocks are cached: each slot passes the decoder once.
         """
         config = self.config
+        slots = self.slots(memory.mask.shape[1])
         return decode(
             _CachedScorer(self, memory),
             memory.mask,
-            memory.positions.shape[1],
-            min(block_size or config.block_size, memory.positions.shape[1]),
+            slots,
+            min(block_size or config.block_size, slots),
             strategy or config.decoding,  # type: ignore[arg-type]
             beam_width or config.beam_width,
         )
+
+    def _forced_states(
+        self, memory: Memory, order: tf.Tensor, block_size: int, seed: tf.Tensor | None
+    ) -> tf.Tensor:
+        slots = order.shape[1]
+        block_size = min(block_size, slots)
+        inputs = self._inputs(memory, 0, slots, order[:, : slots - block_size], block_size)
+        seen = block_causal_mask(slots, block_size) & (order >= 0)[:, tf.newaxis]
+        return self._run(inputs, None, seen, memory, seed)[0]
 
     def _inputs(
         self, memory: Memory, start: int, size: int, placed: tf.Tensor | None, lead: int
@@ -187,35 +242,59 @@ class Teacher(tf.keras.layers.Layer):
             caches.append(cache)
         return self.decoder_norm(inputs), caches
 
-    def _point(self, states: tf.Tensor, memory: Memory) -> tf.Tensor:
-        logits = tf.matmul(self.pointer_query(states), memory.keys, transpose_b=True)
-        bias = tf.cast(memory.bias, tf.float32)[:, tf.newaxis]
-        return tf.cast(logits, tf.float32) * self.dim**-0.5 + bias
+    def _point(self, queries: tf.Tensor, memory: Memory) -> tf.Tensor:
+        logits = tf.matmul(queries, memory.keys, transpose_b=True)
+        return tf.cast(logits, tf.float32) * self.dim**-0.5
+
+
+class _State(NamedTuple):
+    """What the decoder carries from slot to slot; the memory too, so that beams may reorder the batch.
+
+    Attributes:
+        memory: Of the lists.
+        caches: Keys and values of the earlier blocks, one per decoder layer.
+        placed: The sum of the pair term's sources over what is placed, [batch, 1, num_heads, head_dim];
+            empty without the pair term.
+    """
+
+    memory: Memory
+    caches: Sequence[KeyValue]
+    placed: tf.Tensor | tuple[()]
 
 
 class _CachedScorer:
-    """The teacher as the decoder sees it: its state is the decoder layers' keys and values.
-
-    The memory travels in the state, so that beam search may reorder and repeat the batch.
-    """
+    """The teacher as the decoder sees it."""
 
     def __init__(self, teacher: Teacher, memory: Memory) -> None:
         self.teacher = teacher
         self.memory = memory
 
-    def begin(self) -> tuple[Memory, list[KeyValue]]:
-        return self.memory, []
+    def begin(self) -> _State:
+        pairs = self.memory.pairs
+        return _State(self.memory, [], tf.zeros_like(pairs.sources[:, :1]) if pairs else ())
 
-    def step(
-        self,
-        start: int,
-        size: int,
-        previous: tf.Tensor | None,
-        state: tuple[Memory, list[KeyValue]],
-    ) -> tuple[tf.Tensor, tuple[Memory, list[KeyValue]]]:
-        memory, caches = state
+    def block(
+        self, start: int, size: int, previous: tf.Tensor | None, state: _State
+    ) -> tuple[tf.Tensor, _State]:
+        teacher, memory = self.teacher, state.memory
         placed = None if previous is None else previous[:, :size]
-        inputs = self.teacher._inputs(memory, start, size, placed, size if previous is None else 0)
+        inputs = teacher._inputs(memory, start, size, placed, size if previous is None else 0)
         seen = tf.repeat(memory.filled(start + size)[:, tf.newaxis], size, axis=1)
-        states, caches = self.teacher._run(inputs, caches or None, seen, memory)
-        return self.teacher._point(states, memory), (memory, caches)
+        states, caches = teacher._run(inputs, state.caches or None, seen, memory)
+        logits = teacher._point(teacher.value_query(states), memory)
+        logits += tf.cast(memory.bias, tf.float32)[:, tf.newaxis]
+        return logits, state._replace(caches=caches)
+
+    def value(self, logits: tf.Tensor, slot: int, state: _State) -> tf.Tensor:
+        influence = self.teacher.pair_influence
+        if influence is not None:
+            pair = influence(state.placed, state.memory.pairs.targets)[:, 0]
+            logits += tf.cast(pair, tf.float32)
+        return self.teacher.position_bias(logits[:, tf.newaxis], slot)[:, 0]
+
+    def place(self, picks: tf.Tensor, state: _State) -> _State:
+        influence = self.teacher.pair_influence
+        if influence is None:
+            return state
+        source = influence.at(state.memory.pairs.sources, picks[:, tf.newaxis])
+        return state._replace(placed=state.placed + source)

@@ -116,7 +116,7 @@ def train(
             work_dir = partial if chief else stack.enter_context(tempfile.TemporaryDirectory())
             stack.enter_context(strategy.scope())
             tutor = None
-            if config.distillation.enabled and config.distillation.mode == "offline":
+            if config.distillation.source != "none" and config.distillation.mode == "offline":
                 tutor = _train_tutor(encoder, config, training, validation, work_dir, verbose)
             model = build_model(encoder, config, tutor)
             device = check_placement(model.trainable_variables)
@@ -186,8 +186,8 @@ def _train_tutor(
     """Offline distillation's first half: a teacher trained alone, to be frozen."""
     alone = dataclasses.replace(
         config,
-        loss=dataclasses.replace(config.loss, student_weight=0.0),
-        distillation=dataclasses.replace(config.distillation, enabled=False),
+        loss=dataclasses.replace(config.loss, listwise_weight=0.0, pointwise_weight=0.0),
+        distillation=dataclasses.replace(config.distillation, mode="online", source="none"),
     )
     folder = os.path.join(work_dir, "tutor")
     os.makedirs(folder, exist_ok=True)

@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 from psad_tf import losses
-from psad_tf.config import DistillationConfig, OptimizerConfig
+from psad_tf.config import DistillationConfig, LossConfig, OptimizerConfig
+from psad_tf.features import LabelDeclaration, LabelRule
 from psad_tf.models.psad import PSAD
 from psad_tf.training.optimizer import make_optimizer
 from tests import tiny
@@ -30,27 +31,121 @@ def steps(model: PSAD, count: int) -> list[dict[str, float]]:
     return logs
 
 
+def gradients_of(model: PSAD, term: str, variables: list[tf.Variable]) -> list[tf.Tensor | None]:
+    batch = tiny.batch(8, 6)
+    with tf.GradientTape() as tape:
+        loss = model.compute_losses(batch, None, tf.zeros([8, 6]), tf.constant(1.0))[term]
+    return tape.gradient(loss, variables)
+
+
 @pytest.mark.parametrize("source", ["forced", "generated"])
-def test_distillation_gives_the_teacher_no_gradient_and_the_student_some(source):
+def test_distillation_gives_the_teacher_and_the_profile_network_no_gradient_and_the_student_some(source):
     model = tiny.model(tiny.config(distillation=DistillationConfig(source=source)))
-    batch = tiny.batch(8, 6)
-    with tf.GradientTape() as tape:
-        loss = model.compute_losses(batch, None, tf.zeros([8, 6]), tf.constant(1.0))["distillation"]
-    teacher = model.teacher.trainable_variables
-    # The last bias moves every score alike, so no listwise loss moves it.
-    student = model.reranker.student.score.trainable_variables[:-1]
-    gradients = tape.gradient(loss, teacher + student)
-    assert all(gradient is None for gradient in gradients[: len(teacher)])
-    assert all(float(tf.norm(gradient)) > 1e-6 for gradient in gradients[len(teacher) :])
+    others = model.teacher.trainable_variables + model.reranker.user_profile_network.trainable_variables
+    assert all(gradient is None for gradient in gradients_of(model, "distillation", others))
+    student = model.reranker.student
+    parts = student.candidate.trainable_variables + student.above.trainable_variables
+    gradients = gradients_of(model, "distillation", parts)
+    assert all(float(tf.norm(gradient)) > 1e-7 for gradient in gradients)
 
 
-def test_the_teachers_loss_reaches_the_profile_network():
+@pytest.mark.parametrize("term", ["student_listwise", "student_pointwise", "distillation"])
+def test_the_students_losses_reach_the_profile_network_only_without_stop_gradient(term):
+    settings = tiny.config()
+    student = dataclasses.replace(settings.model.student, stop_gradient=False)
+    open_ = dataclasses.replace(settings, model=dataclasses.replace(settings.model, student=student))
+    for config, reached in ((settings, False), (open_, True)):
+        model = tiny.model(config)
+        profile = model.reranker.user_profile_network.trainable_variables
+        found = [gradient is not None for gradient in gradients_of(model, term, profile)]
+        assert any(found) == reached
+
+
+@pytest.mark.parametrize("term", ["value", "policy"])
+def test_the_teachers_losses_reach_the_profile_network(term):
     model = tiny.model()
-    batch = tiny.batch(8, 6)
-    with tf.GradientTape() as tape:
-        loss = model.compute_losses(batch, None, tf.zeros([8, 6]), tf.constant(0.0))["teacher"]
     gate = model.reranker.user_profile_network.gate.trainable_variables
-    assert all(float(tf.norm(gradient)) > 1e-7 for gradient in tape.gradient(loss, gate))
+    assert all(float(tf.norm(gradient)) > 1e-7 for gradient in gradients_of(model, term, gate))
+
+
+def terms_of(model: PSAD, batch: dict[str, tf.Tensor]) -> dict[str, float]:
+    shape = tf.shape(batch["labels"])
+    ties = tf.random.stateless_uniform(shape, [1, 2])
+    return {k: float(v) for k, v in model.compute_losses(batch, None, ties, tf.constant(1.0)).items()}
+
+
+@pytest.mark.parametrize("source", ["forced", "generated"])
+def test_what_a_candidate_that_was_not_shown_says_changes_no_loss(source):
+    model = tiny.model(tiny.config(distillation=DistillationConfig(source=source)))
+    batch = tiny.batch(8, 9, shown=3)
+    unshown = tf.cast(batch["shown_position"] < 0, tf.float32)
+    other = {**batch, "labels": batch["labels"] + 2.0 * unshown, "negatives": batch["negatives"] + unshown}
+    assert terms_of(model, other) == terms_of(model, batch)
+    shown = {**batch, "labels": batch["labels"] + 2.0 * (1.0 - unshown)}
+    assert terms_of(model, shown)["value"] != terms_of(model, batch)["value"]
+
+
+def test_lists_without_shown_positions_count_as_shown_in_their_order():
+    model, batch = tiny.model(), tiny.batch(4, 6)
+    in_order = {**batch, "shown_position": tf.where(batch["mask"], tf.range(6), -1)}
+    without = {key: value for key, value in batch.items() if key != "shown_position"}
+    assert terms_of(model, without) == terms_of(model, in_order)
+
+
+def test_steps_between_generations_distil_nothing():
+    settings = tiny.config(distillation=DistillationConfig(generate_every=2, ramp_steps=0))
+    for model in (compiled(settings), compiled(settings, jit=True)):
+        found = [each["distillation"] > 0.0 for each in steps(model, 4)]
+        assert found == [True, False, True, False]
+
+
+def test_a_term_of_no_weight_is_not_computed():
+    model = tiny.model(tiny.config(loss=LossConfig(), distillation=DistillationConfig(source="none")))
+    assert set(terms_of(model, tiny.batch(2, 5))) == {
+        "loss",
+        "value",
+        "student_listwise",
+        "student_pointwise",
+    }
+
+
+def test_the_value_loss_recovers_a_planted_substitute():
+    """Two items, each liked with probability 0.6 alone and 0.2 after the other; slot 1 is seen by half."""
+    rng = np.random.default_rng(0)
+    lists = 4096
+    mask = np.ones((lists, 2), bool)
+    slots = np.where(rng.random((lists, 1)) < 0.5, [[0, 1]], [[1, 0]])
+    liked = np.where(slots == 0, 0.6, 0.5 * 0.2)
+    batch = tiny.batch(lists, 2)
+    items = tf.constant(np.tile([[[5], [9]]], (lists, 1, 1)), tf.int32)
+    batch |= {
+        "item_id": items,
+        "genre": tf.zeros([lists, 2, 2], tf.int32),
+        "candidate_dense": tf.zeros([lists, 2, 2]),
+        "shown_position": tf.constant(slots, tf.int32),
+        "labels": tf.constant(rng.random((lists, 2)) < liked, tf.float32),
+        "mask": tf.constant(mask),
+    }
+    declaration = dataclasses.replace(
+        tiny.DECLARATION, label=LabelDeclaration(grades=(LabelRule("click", 1.0, 1),))
+    )
+    settings = tiny.config(
+        slots=2,
+        block_size=2,
+        optimizer=OptimizerConfig(learning_rate=0.03, embedding_learning_rate=0.03, warmup_steps=0),
+        loss=LossConfig(listwise_weight=0.0, pointwise_weight=0.0),
+        distillation=DistillationConfig(source="none"),
+    )
+    tf.keras.utils.set_random_seed(1)
+    model = PSAD(declaration, tiny.SIZES, settings)
+    model.rank(tiny.batch(2, 2))
+    model.compile(optimizer=make_optimizer(settings.optimizer))
+    step = tf.function(model.train_step)
+    for _ in range(150):
+        step(batch)
+    for order in ([0, 1], [1, 0]):
+        values = model.teacher.shown_values(model.memory(batch), tf.tile([order], [lists, 1]))
+        np.testing.assert_allclose(tf.reduce_mean(values, 0), [0.6, 0.1], atol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +241,7 @@ def test_mixed_precision_steps_are_finite_and_keep_float32_weights(precision):
     overflows = {"gradient_norm"} if precision == "float16" else set()
     assert all(np.isfinite([each[name] for name in each.keys() - overflows]).all() for each in logs)
     assert {variable.dtype for variable in model.trainable_variables} == {tf.float32}
-    assert {each["teacher"] for each in logs} != {logs[0]["teacher"]}
+    assert {each["value"] for each in logs} != {logs[0]["value"]}
 
 
 def test_the_distillation_weight_ramps_up_from_above_zero():
@@ -159,7 +254,7 @@ def test_training_lowers_the_loss():
     train = model.make_train_function()
     data = tf.data.Dataset.from_tensors(tiny.batch(16, 6))
     logs = [{k: float(v) for k, v in train(iter(data)).items()} for _ in range(40)]
-    for term in ("teacher", "student_listwise", "student_pointwise"):
+    for term in ("value", "policy", "student_listwise", "student_pointwise", "distillation"):
         assert logs[-1][term] < logs[0][term] * 0.95, term
 
 
@@ -174,4 +269,4 @@ def test_a_frozen_tutor_teaches_and_does_not_change():
     before = [variable.numpy() for variable in tutor.variables]
     logs = steps(student, 3)
     assert all(np.array_equal(a, b) for a, b in zip(before, tutor.variables, strict=True))
-    assert logs[0]["distillation"] > 0.0 and "teacher" not in logs[0]
+    assert logs[0]["distillation"] > 0.0 and "value" not in logs[0]

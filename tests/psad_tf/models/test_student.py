@@ -10,7 +10,8 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from psad_tf.config import ModelConfig, StudentConfig, UserProfileConfig
+from psad_tf.config import ModelConfig, UserProfileConfig
+from psad_tf.layers.above_context import AboveContext
 from psad_tf.models.psad import PSAD
 from tests import tiny
 
@@ -59,19 +60,53 @@ def test_an_empty_list_has_finite_scores(model):
     assert np.isfinite(model(batch)["scores"]).all()
 
 
-def test_scores_depend_on_the_other_candidates_only_with_list_context(model):
+def student_model(**changes: object) -> PSAD:
+    settings_ = tiny.config()
+    student = dataclasses.replace(settings_.model.student, **changes)
+    profile = dataclasses.replace(settings_.model.user_profile, relative_features=False)
+    return tiny.model(
+        dataclasses.replace(
+            settings_, model=dataclasses.replace(settings_.model, student=student, user_profile=profile)
+        )
+    )
+
+
+@pytest.mark.parametrize("context", ["above", "mean_max", "self_attention", "none"])
+def test_scores_depend_on_the_other_candidates_only_with_a_context(context):
+    model = student_model(context=context)
     batch = tiny.batch(1, 6, seed=3)
     other = dict(batch)
     other["candidate_dense"] = tf.tensor_scatter_nd_add(batch["candidate_dense"], [[0, 5, 0]], [3.0])
-    assert np.abs(model(batch)["scores"] - model(other)["scores"])[0, :5].max() > 1e-5
-    plain_config = tiny.config()
-    alone = dataclasses.replace(
-        plain_config.model,
-        student=StudentConfig(hidden_dims=(8,), list_context=False),
-        user_profile=dataclasses.replace(plain_config.model.user_profile, relative_features=False),
-    )
-    plain = tiny.model(dataclasses.replace(plain_config, model=alone))
-    np.testing.assert_array_equal(plain(batch)["scores"][0, :5], plain(other)["scores"][0, :5])
+    moved = np.abs(model(batch)["scores"] - model(other)["scores"])[0, :5].max()
+    assert moved == 0.0 if context == "none" else moved > 1e-5
+
+
+@pytest.mark.parametrize("context", ["above", "mean_max", "self_attention", "none"])
+def test_every_context_is_blind_to_padding_and_order(context):
+    model = student_model(context=context)
+    batch, order = tiny.batch(3, 6, seed=4, shortest=3), np.random.default_rng(0).permutation(8)
+    plain = np.pad(model(batch)["scores"], [[0, 0], [0, 2]], constant_values=-1e9)
+    moved = model(tiny.permuted(tiny.padded(batch, 2), order))["scores"]
+    np.testing.assert_allclose(moved, plain[:, order], rtol=1e-4, atol=1e-4)
+
+
+def test_the_context_above_is_what_a_loop_over_pairs_gives():
+    layer = AboveContext(num_heads=2, head_dim=3)
+    items, scores = tf.random.stateless_normal([1, 4, 5], [1, 2]), tf.constant([[0.3, -1.0, 2.0, 0.0]])
+    mask = tf.constant([[True, True, True, False]])
+    found = layer(scores, layer.matches(items, mask)).numpy()[0]
+    queries, keys = (np.array(part(items))[0].reshape(4, 2, 3) for part in (layer.query, layer.key))
+    sharpness = np.log1p(np.exp(float(layer.sharpness)))
+    for i in range(4):
+        for head in range(2):
+            expected = sum(
+                1.0
+                / (1.0 + np.exp(-sharpness * float(scores[0, j] - scores[0, i])))
+                / (1.0 + np.exp(-queries[i, head] @ keys[j, head] / np.sqrt(3.0)))
+                for j in range(3)
+                if j != i
+            )
+            assert found[i, head] == pytest.approx(expected, rel=1e-4)
 
 
 def parameters(model: PSAD) -> int:

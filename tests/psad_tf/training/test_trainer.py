@@ -217,7 +217,7 @@ def test_offline_distillation_trains_a_tutor_first(lists_dir, tmp_path):
     training.train(lists_dir, tmp_path / "run", offline, verbose=False)
     assert (tmp_path / "run" / "tutor" / "best").is_dir()
     history = json.loads((tmp_path / "run" / "history.json").read_text())
-    assert "distillation" in history[0]["losses"] and "teacher" not in history[0]["losses"]
+    assert "distillation" in history[0]["losses"] and "value" not in history[0]["losses"]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,9 @@ def test_offline_distillation_trains_a_tutor_first(lists_dir, tmp_path):
         ("optimizer: unknown key 'learning_rte'", {"optimizer": {"learning_rte": 1.0}}),
         ("model.teacher.block_size", {"model": {"teacher": {"slots": 4, "block_size": 5}}}),
         ("optimizer: learning_rate: expected float", {"optimizer": {"learning_rate": "fast"}}),
-        ("model.teacher.heads", {"model": {"embedding_dim": 10, "teacher": {"heads": 4}}}),
+        ("model.teacher.num_heads", {"model": {"embedding_dim": 10, "teacher": {"num_heads": 4}}}),
+        ("loss.policy_weight", {"distillation": {"source": "forced"}}),
+        ("model: unknown key 'dropout'", {"model": {"dropout": 0.1}}),  # of a version before
         ("data.list_sizes", {"data": {"list_sizes": [20, 10]}}),
         ("mixed_precision", {"mixed_precision": "float8"}),
     ],

@@ -69,10 +69,35 @@ def test_distillation_sharpens_the_teacher_by_the_temperature():
     )
 
 
-def test_pairwise_order_loss_of_a_hand_computed_case():
-    scores, relevance = tf.constant([[1.0, 3.0]]), tf.constant([[2.0, 0.0]])
-    loss = losses.pairwise_order_loss(scores, relevance, tf.ones([1, 2], tf.bool))
-    assert float(loss) == pytest.approx(np.log1p(np.exp(2.0)), rel=1e-5)
+def test_plackett_luce_of_a_hand_computed_case():
+    scores, where = tf.constant([[1.0, 3.0, 2.0, 9.0]]), tf.constant([[True, True, True, False]])
+    first = np.log(np.exp(1) + np.exp(3) + np.exp(2)) - 2.0
+    second = np.log(np.exp(1) + np.exp(3)) - 1.0
+    order = tf.constant([[2, 0, -1]])
+    assert float(losses.plackett_luce_loss(scores, order, where)) == pytest.approx(
+        (first + second) / 2, rel=1e-5
+    )
+    weighted = losses.plackett_luce_loss(scores, order, where, tf.constant([3.0, 1.0, 5.0]))
+    assert float(weighted) == pytest.approx((3 * first + second) / 4, rel=1e-5)
+    assert float(losses.plackett_luce_loss(scores, tf.fill([1, 3], -1), where)) == 0.0
+
+
+def test_shown_order_reads_slots_with_gaps():
+    positions = tf.constant([[3, -1, 0, 5], [-1, -1, -1, -1]])
+    np.testing.assert_array_equal(losses.shown_order(positions, 5), [[2, -1, -1, 0, -1], [-1] * 5])
+
+
+def test_graded_labels_become_gains_on_the_declared_scale():
+    np.testing.assert_allclose(losses.gains(tf.constant([0.0, 1.0, 3.0]), 3.0), [0.0, 1 / 7, 1.0], rtol=1e-6)
+
+
+def test_the_shown_list_loss_is_least_at_the_mean_gain():
+    gains, where = tf.constant([[1.0, 0.0, 0.5, 0.5]]), tf.ones([1, 4], tf.bool)
+    at = {
+        value: float(losses.shown_list_loss(tf.fill([1, 4], value), gains, where))
+        for value in (0.4, 0.5, 0.6)
+    }
+    assert min(at, key=at.get) == 0.5
 
 
 def test_pointwise_loss_of_a_hand_computed_case():
@@ -106,7 +131,7 @@ def test_padding_changes_no_loss(seed, n, slots, block):
             float(losses.listwise_loss(pad(scores), pad(labels), pad(mask))),
             float(losses.pointwise_loss(pad(tf.sigmoid(scores)), pad(labels), pad(mask))),
             float(losses.distillation_loss(pad(scores), pad(relevance), pad(mask), 0.5)),
-            float(losses.pairwise_order_loss(pad(scores), pad(relevance), pad(mask))),
+            float(losses.plackett_luce_loss(pad(scores), order, pad(mask))),
         ]
 
     assert every_loss(3) == pytest.approx(every_loss(0), rel=1e-4, abs=1e-5)
