@@ -54,7 +54,7 @@ def config(
             pair_dim=3,
             pair_hidden_dim=4,
         ),
-        student=StudentConfig(hidden_dims=(8, 4), context_heads=2, context_dim=3),
+        student=StudentConfig(hidden_dims=(8, 8), context_heads=2, context_dim=3),
         user_profile=UserProfileConfig(position_bases=3, short_term_length=2),
     )
     settings = TrainConfig(model=model, loss=LossConfig(policy_weight=0.5), jit_compile=False)

@@ -11,8 +11,8 @@ class PairFactors(NamedTuple):
     """Both sides of the influence, computed once for a set of candidates.
 
     Attributes:
-        sources: a, what a candidate does to later ones, [batch, n, num_heads, head_dim].
-        targets: b, what a candidate takes from earlier ones, [batch, n, num_heads, head_dim].
+        sources: What a candidate does to later ones, a vector per head.
+        targets: What a candidate takes from earlier ones, a vector per head.
     """
 
     sources: tf.Tensor
@@ -62,7 +62,7 @@ class PairInfluence(tf.keras.layers.Layer):
         self.linear = tf.keras.layers.Dense(1, use_bias=False, name="linear")
 
     def factors(self, items: tf.Tensor) -> PairFactors:
-        """a and b of candidates [batch, n, d]."""
+        """a and b of candidates [batch, n, d]: [batch, n, num_heads, head_dim] each."""
         shape = tf.concat([tf.shape(items)[:-1], [self.num_heads, self.head_dim]], 0)
         return PairFactors(tf.reshape(self.source(items), shape), tf.reshape(self.target(items), shape))
 

@@ -12,6 +12,7 @@ from psad_tf.layers.above_context import AboveContext
 from psad_tf.layers.attention import LARGE_NEGATIVE, EncoderLayer
 from psad_tf.layers.list_context import relative_to_list
 from psad_tf.layers.mlp import MLP
+from psad_tf.layers.pair_influence import PairFactors
 from psad_tf.layers.user_profile_network import UserProfile, UserProfileNetwork
 
 
@@ -75,9 +76,9 @@ class StudentScorer(tf.keras.layers.Layer):
             self.candidate(candidates) + self.intent(intent)[:, tf.newaxis]
         )  # [batch, n, width]
         first = scores = self.first(items)[..., 0]
-        matches = self.above.matches(items, mask) if self.config.context == "above" else None
+        factors = self.above.factors(items) if self.config.context == "above" else None
         for refine in self.refine:
-            context = self._context(items, candidates, scores, matches, mask, seed)
+            context = self._context(items, candidates, scores, factors, mask, seed)
             parts = tf.concat([items, *context, scores[..., tf.newaxis]], -1)
             scores = first + refine(parts, seed=seed)[..., 0]
         scores = tf.cast(scores, tf.float32)
@@ -91,12 +92,12 @@ class StudentScorer(tf.keras.layers.Layer):
         items: tf.Tensor,
         candidates: tf.Tensor,
         scores: tf.Tensor,
-        matches: tf.Tensor | None,
+        factors: PairFactors | None,
         mask: tf.Tensor,
         seed: tf.Tensor | None,
     ) -> list[tf.Tensor]:
         if self.config.context == "above":
-            return [self.above(scores, matches)]
+            return [self.above(scores, factors, mask)]
         if self.config.context == "self_attention":
             return [self.encoder(items, mask, seed=seed)]
         if self.config.context == "mean_max":

@@ -22,7 +22,7 @@ class Memory(NamedTuple):
         items: [batch, n, d].
         keys: Pointer keys, [batch, n, d].
         bias: What a candidate is worth whatever the slot, a logit, [batch, n].
-        pairs: Both sides of the pair term; empty where it is off.
+        pairs: Both sides of the pair term; of no heads where it is off.
         cross: One `KeyValue` a decoder layer.
         positions: Personalized positions of the slots, [batch, slots, d].
         start: The embedding that stands before the first block, [batch, d].
@@ -32,7 +32,7 @@ class Memory(NamedTuple):
     items: tf.Tensor
     keys: tf.Tensor
     bias: tf.Tensor
-    pairs: PairFactors | tuple[()]
+    pairs: PairFactors
     cross: Sequence[KeyValue]
     positions: tf.Tensor
     start: tf.Tensor
@@ -131,12 +131,18 @@ class Teacher(tf.keras.layers.Layer):
             items=items,
             keys=self.pointer_key(items),
             bias=self.value_bias(items)[..., 0],
-            pairs=() if self.pair_influence is None else self.pair_influence.factors(items),
+            pairs=self._pairs(items),
             cross=[layer.cross_attention.project(items) for layer in self.decoder_layers],
             positions=profile.positions,
             start=self.start(profile.intent),
             mask=mask,
         )
+
+    def _pairs(self, items: tf.Tensor) -> PairFactors:
+        if self.pair_influence is not None:
+            return self.pair_influence.factors(items)
+        nothing = items[:, :, tf.newaxis, :0]
+        return PairFactors(nothing, nothing)
 
     def shown_values(
         self, memory: Memory, order: tf.Tensor, block_size: int | None = None, seed: tf.Tensor | None = None
@@ -253,13 +259,12 @@ class _State(NamedTuple):
     Attributes:
         memory: Of the lists.
         caches: Keys and values of the earlier blocks, one per decoder layer.
-        placed: The sum of the pair term's sources over what is placed, [batch, 1, num_heads, head_dim];
-            empty without the pair term.
+        placed: The sum of the pair term's sources over what is placed, [batch, 1, num_heads, head_dim].
     """
 
     memory: Memory
     caches: Sequence[KeyValue]
-    placed: tf.Tensor | tuple[()]
+    placed: tf.Tensor
 
 
 class _CachedScorer:
@@ -270,8 +275,7 @@ class _CachedScorer:
         self.memory = memory
 
     def begin(self) -> _State:
-        pairs = self.memory.pairs
-        return _State(self.memory, [], tf.zeros_like(pairs.sources[:, :1]) if pairs else ())
+        return _State(self.memory, [], tf.zeros_like(self.memory.pairs.sources[:, :1]))
 
     def block(
         self, start: int, size: int, previous: tf.Tensor | None, state: _State

@@ -94,19 +94,20 @@ def test_the_context_above_is_what_a_loop_over_pairs_gives():
     layer = AboveContext(num_heads=2, head_dim=3)
     items, scores = tf.random.stateless_normal([1, 4, 5], [1, 2]), tf.constant([[0.3, -1.0, 2.0, 0.0]])
     mask = tf.constant([[True, True, True, False]])
-    found = layer(scores, layer.matches(items, mask)).numpy()[0]
-    queries, keys = (np.array(part(items))[0].reshape(4, 2, 3) for part in (layer.query, layer.key))
+    found = layer(scores, layer.factors(items), mask).numpy()[0]
+    sources, targets = (np.array(part(items))[0].reshape(4, 2, 3) for part in (layer.source, layer.target))
     sharpness = np.log1p(np.exp(float(layer.sharpness)))
     for i in range(4):
         for head in range(2):
             expected = sum(
-                1.0
+                sources[j, head]
+                @ targets[i, head]
+                / np.sqrt(3.0)
                 / (1.0 + np.exp(-sharpness * float(scores[0, j] - scores[0, i])))
-                / (1.0 + np.exp(-queries[i, head] @ keys[j, head] / np.sqrt(3.0)))
                 for j in range(3)
                 if j != i
             )
-            assert found[i, head] == pytest.approx(expected, rel=1e-4)
+            assert found[i, head] == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def parameters(model: PSAD) -> int:
