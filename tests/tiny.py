@@ -94,7 +94,6 @@ def batch(
         "item_id": rng.integers(1, SIZES["item_id"], (lists, candidates, 1)) * mask[..., None],
         "genre": rng.integers(0, SIZES["genre"], (lists, candidates, 2)) * mask[..., None],
         "initial_rank": np.tile(np.arange(candidates), (lists, 1)),
-        "shown_position": np.where(mask, np.arange(candidates), -1),
         "context_dense": rng.normal(size=(lists, 1)),
         "history_dense": rng.normal(size=(lists, HISTORY, 1)) * past[..., None],
         "candidate_dense": rng.normal(size=(lists, candidates, 2)) * mask[..., None],

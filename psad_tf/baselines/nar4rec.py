@@ -88,7 +88,7 @@ class NAR4Rec(Baseline):
 
     def rank(self, encoded: Mapping[str, tf.Tensor]) -> tf.Tensor:
         order, last = self.generate(encoded)
-        return ranking_scores(order, last[:, tf.newaxis], encoded["mask"])
+        return ranking_scores(order, last, encoded["mask"])
 
     def match(self, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
         """Encoded candidates [batch, n, d] and logits of all slots, float32 [batch, L, n]."""

@@ -59,7 +59,7 @@ class Seq2Slate(Baseline):
 
     def rank(self, encoded: Mapping[str, tf.Tensor]) -> tf.Tensor:
         order, last = self.generate(encoded)
-        return ranking_scores(order, last[:, tf.newaxis], encoded["mask"])
+        return ranking_scores(order, last, encoded["mask"])
 
     def generate(self, encoded: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         """Writes the list greedily.

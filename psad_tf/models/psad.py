@@ -131,7 +131,6 @@ class PSAD(tf.keras.Model):
             Scalars: `loss` and its terms.
         """
         config = self.config
-        batch = _with_shown_position(batch)
         shown = batch[SHOWN_POSITION] >= 0
         profile = self.profile(batch, dropout_seed)
         terms: dict[str, tf.Tensor] = {}
@@ -166,7 +165,6 @@ class PSAD(tf.keras.Model):
         memory = self.memory(batch)
         relevance = None
         if self.config.distillation.source == "forced":
-            batch = _with_shown_position(batch)
             shown = batch[SHOWN_POSITION] >= 0
             relevance = self._policy(batch, shown, memory, ties, None)[-1]
         return self._lesson(memory, relevance)
@@ -279,11 +277,3 @@ def _densified(
     if isinstance(gradient, tf.IndexedSlices) and variable.shape.num_elements() <= _DENSE_GRADIENT_LIMIT:
         return tf.convert_to_tensor(gradient)
     return gradient
-
-
-def _with_shown_position(batch: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-    """Without shown positions, all candidates were shown in their order."""
-    if SHOWN_POSITION in batch:
-        return batch
-    mask = batch["mask"]
-    return {**batch, SHOWN_POSITION: tf.where(mask, tf.range(tf.shape(mask)[1]), -1)}

@@ -85,13 +85,6 @@ def test_what_a_candidate_that_was_not_shown_says_changes_no_loss(source):
     assert terms_of(model, shown)["value"] != terms_of(model, batch)["value"]
 
 
-def test_lists_without_shown_positions_count_as_shown_in_their_order():
-    model, batch = tiny.model(), tiny.batch(4, 6)
-    in_order = {**batch, "shown_position": tf.where(batch["mask"], tf.range(6), -1)}
-    without = {key: value for key, value in batch.items() if key != "shown_position"}
-    assert terms_of(model, without) == terms_of(model, in_order)
-
-
 def test_steps_between_generations_distil_nothing():
     settings = tiny.config(distillation=DistillationConfig(generate_every=2, ramp_steps=0))
     for model in (compiled(settings), compiled(settings, jit=True)):
