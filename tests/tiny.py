@@ -69,7 +69,8 @@ def model(settings: TrainConfig | None = None, seed: int = 3) -> PSAD:
     rng = np.random.default_rng(seed)
     for variable in built.trainable_variables:
         if "gamma" not in variable.name:
-            variable.assign(rng.normal(scale=0.4, size=variable.shape))
+            scale = 0.04 if "slot_bias" in variable.name else 0.4  # ten times as much is added to logits
+            variable.assign(rng.normal(scale=scale, size=variable.shape))
     return built
 
 
