@@ -55,7 +55,7 @@ def config(
             pair_hidden_dim=4,
         ),
         student=StudentConfig(hidden_dims=(8, 8), context_heads=2, context_dim=3),
-        user_profile=UserProfileConfig(position_bases=3, short_term_length=2),
+        user_profile=UserProfileConfig(cross=True, position_bases=3, short_term_length=2),
     )
     settings = TrainConfig(model=model, loss=LossConfig(policy_weight=0.5), jit_compile=False)
     return dataclasses.replace(settings, **changes)

@@ -44,6 +44,9 @@ class PSAD(tf.keras.Model):
         tutor: A trained model to distil from in place of the own teacher (offline distillation); it is
             not trained further, and neither is the own teacher.
 
+    No control flow depends on tensors, so AutoGraph is told to leave the methods alone: parsing them would
+    take most of the time of building a step.
+
     Reference: arXiv 2603.07107.
     """
 
@@ -70,6 +73,7 @@ class PSAD(tf.keras.Model):
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, encoded: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
         """The student's `scores` and `probabilities`, float32 [batch, n]."""
         return self.reranker(encoded)
@@ -82,10 +86,12 @@ class PSAD(tf.keras.Model):
         """The candidate set as the teacher's decoder reads it."""
         return self.teacher.encode(self.profile(encoded), encoded["mask"], encoded[INITIAL_RANK])
 
+    @tf.autograph.experimental.do_not_convert
     def generate(self, encoded: Mapping[str, tf.Tensor], **options: Any) -> Decoded:
         """The teacher's list for each of a batch; `options` as in `Teacher.generate`."""
         return self.teacher.generate(self.memory(encoded), **options)
 
+    @tf.autograph.experimental.do_not_convert
     def list_value(
         self, encoded: Mapping[str, tf.Tensor], order: tf.Tensor, block_size: int | None = None
     ) -> tf.Tensor:
@@ -101,6 +107,7 @@ class PSAD(tf.keras.Model):
         """
         return tf.reduce_sum(self.teacher.shown_values(self.memory(encoded), order, block_size), -1)
 
+    @tf.autograph.experimental.do_not_convert
     def rank(self, encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Ranking scores of both, float32 [batch, n]: `student`, `teacher`, and `probabilities`."""
         profile = self.profile(encoded)
@@ -173,16 +180,8 @@ class PSAD(tf.keras.Model):
         """Of `generated` an order int32 [batch, L], of `forced` relevance float32 [batch, n]."""
         source = self.config.distillation.source
         if source == "generated":
-            return self._generated(memory)
+            return self.teacher.generate(tf.nest.map_structure(tf.stop_gradient, memory)).order
         return relevance if source == "forced" else None
-
-    def _generated(self, memory: Memory) -> tf.Tensor:
-        memory = tf.nest.map_structure(tf.stop_gradient, memory)
-        every = self.config.distillation.generate_every
-        if every == 1:
-            return self.teacher.generate(memory).order
-        nothing = tf.fill([tf.shape(memory.mask)[0], self.teacher.slots(memory.mask.shape[1])], -1)
-        return tf.cond(self.step % every == 0, lambda: self.teacher.generate(memory).order, lambda: nothing)
 
     def _distillation(self, scores: tf.Tensor, taught: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         if self.config.distillation.source == "generated":
@@ -229,6 +228,7 @@ class PSAD(tf.keras.Model):
             tf.stop_gradient(relevance),
         )
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on one batch; Keras compiles it, with `jit_compile=True` by XLA.
 

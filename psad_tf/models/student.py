@@ -123,6 +123,7 @@ class Reranker(tf.keras.Model):
         self.student = StudentScorer(config)
         self.stop_gradient = config.student.stop_gradient
 
+    @tf.autograph.experimental.do_not_convert
     def call(
         self, encoded: Mapping[str, tf.Tensor], training: bool = False, seed: tf.Tensor | None = None
     ) -> dict[str, tf.Tensor]:

@@ -85,13 +85,6 @@ def test_what_a_candidate_that_was_not_shown_says_changes_no_loss(source):
     assert terms_of(model, shown)["value"] != terms_of(model, batch)["value"]
 
 
-def test_steps_between_generations_distil_nothing():
-    settings = tiny.config(distillation=DistillationConfig(generate_every=2, ramp_steps=0))
-    for model in (compiled(settings), compiled(settings, jit=True)):
-        found = [each["distillation"] > 0.0 for each in steps(model, 4)]
-        assert found == [True, False, True, False]
-
-
 def test_a_term_of_no_weight_is_not_computed():
     model = tiny.model(tiny.config(loss=LossConfig(), distillation=DistillationConfig(source="none")))
     assert set(terms_of(model, tiny.batch(2, 5))) == {

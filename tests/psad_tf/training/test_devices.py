@@ -26,7 +26,7 @@ def test_no_operation_of_the_compiled_step_stays_on_the_host(monkeypatch):
     monkeypatch.setattr(psad, "_DENSE_GRADIENT_LIMIT", 100)  # of tables of 40 x 8, 12 x 8 and 8 x 8
     config = dataclasses.replace(
         tiny.config(dropout=0.1),
-        distillation=DistillationConfig(source="generated", generate_every=2),
+        distillation=DistillationConfig(source="generated"),
         optimizer=OptimizerConfig(weight_decay=0.01),
     )
     model = tiny.model(config)
