@@ -96,7 +96,9 @@ LAMBDAMART_SEARCH = (
 def baseline_base(list_size: int) -> TrainConfig:
     """What the trials are applied to: sizes, epochs and patience of every neural baseline."""
     model = dataclasses.replace(
-        ModelConfig(), teacher=dataclasses.replace(ModelConfig().teacher, slots=list_size, block_size=1)
+        ModelConfig(),
+        teacher=dataclasses.replace(ModelConfig().teacher, slots=list_size, block_size=1),
+        student=dataclasses.replace(ModelConfig().student, hidden_dims=(128, 64)),
     )
     return TrainConfig(
         model=model,

@@ -39,7 +39,7 @@ def test_only_vocabularies_above_the_limit_are_compositional():
 
 
 def test_dropout_drops_whole_embeddings_and_none_without_a_seed():
-    embeddings = FeatureEmbedding({"id": 50}, 4, EmbeddingConfig(dropout=0.5))
+    embeddings = FeatureEmbedding({"id": 50}, 4, EmbeddingConfig(dropout_rate=0.5))
     feature = CategoricalFeature("id")
     ids = tf.ones([400, 1], tf.int32)
     dropped = embeddings(ids, feature, tf.constant([1, 2])).numpy()
