@@ -38,7 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"Stopped the cluster of {folder}")
         return
     if arguments.action == "options":
-        print(shlex.join(cluster.read(folder)["beam_options"]))
+        # As $(psad flink options) is taken apart at spaces, and quotes in it stay.
+        print(" ".join(cluster.read(folder)["beam_options"]))
         return
     state = cluster.start(folder, arguments.jars_dir, arguments.task_managers)
     print(f"A Flink cluster with {arguments.task_managers} task managers runs; its page is {state['rest']}")
