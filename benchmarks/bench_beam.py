@@ -43,7 +43,9 @@ JARS = os.path.join(".cache", "flink", "jars")
 def main() -> None:
     """Measures what is asked for, prints the table and writes `beam.json` and `beam.png`."""
     parser = argparse.ArgumentParser(description="Measure the Beam job against a plain writer.")
-    parser.add_argument("--lists", type=int, nargs="+", default=[10_000, 100_000], help="lists in the logs")
+    parser.add_argument(
+        "--lists", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="lists in the logs"
+    )
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--work_dir", default=os.path.join(WORK_DIR, "beam"), help="logs and outputs")
     parser.add_argument("--results_dir", default=RESULTS_DIR)
