@@ -23,7 +23,7 @@ from psad_tf.errors import InputError
 
 STATE = "cluster.json"
 _POM = Path(__file__).with_name("pom.xml")
-_START_SECONDS = 120
+_START_SECONDS = 300
 # What Flink reads by reflection of Java's own modules.
 _OPENED = (
     "java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text",
