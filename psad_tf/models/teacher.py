@@ -92,9 +92,10 @@ class Teacher(tf.keras.layers.Layer):
         self.value_bias = tf.keras.layers.Dense(1, name="value_bias")
         self.policy_query = tf.keras.layers.Dense(dim, name="policy_query")
         self.policy_bias = tf.keras.layers.Dense(1, name="policy_bias")
-        for head in (self.policy_query, self.policy_bias):  # used in training only: made here all the same
-            with tf.name_scope(f"teacher/{head.name}"):
-                head.build([None, dim])
+        # Not every way through the decoder uses these; the variables are the same for all.
+        for layer in (self.placed_item, self.policy_query, self.policy_bias):
+            with tf.name_scope(f"teacher/{layer.name}"):
+                layer.build([None, dim])
         self.position_bias = PositionBias(positions, teacher.position_bias, name="position_bias")
         self.pair_influence = None
         if teacher.pair_term:

@@ -95,6 +95,16 @@ def test_a_term_of_no_weight_is_not_computed():
     }
 
 
+@pytest.mark.parametrize("block_size", [1, 2, 4])
+def test_ranking_one_list_makes_every_variable_that_training_uses(block_size):
+    """An optimizer is built for the variables that are there before the first step."""
+    model = PSAD(tiny.DECLARATION, tiny.SIZES, tiny.config(slots=4, block_size=block_size))
+    model.rank(tiny.batch(1, 4))
+    before = len(model.trainable_variables)
+    terms_of(model, tiny.batch(2, 9))
+    assert len(model.trainable_variables) == before
+
+
 def test_the_value_loss_recovers_a_planted_substitute():
     """Two items, each liked with probability 0.6 alone and 0.2 after the other; slot 1 is seen by half."""
     rng = np.random.default_rng(0)
