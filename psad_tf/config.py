@@ -10,7 +10,8 @@ import importlib.resources
 import json
 import os
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from psad_tf.errors import InputError
 from psad_tf.features import from_plain, load_json
@@ -165,6 +166,20 @@ class ModelConfig:
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
 
+    def __post_init__(self) -> None:
+        _check_model(self)
+
+    @classmethod
+    def of(cls, value: ModelConfig | Mapping[str, Any] | None) -> ModelConfig:
+        """The configuration that a layer's argument stands for: itself, JSON-ready data, or the default.
+
+        Raises:
+            InputError: A key is unknown or its value is impossible.
+        """
+        if isinstance(value, ModelConfig):
+            return value
+        return from_plain(cls, _merged(dataclasses.asdict(cls()), value or {}), "model")
+
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
@@ -183,6 +198,64 @@ class LossConfig:
     unlikelihood_weight: float = 0.1
     listwise_weight: float = 1.0
     pointwise_weight: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class PSADConfig:
+    """What the model is and what it minimizes, apart from how a run trains it.
+
+    Args:
+        model: Architecture.
+        loss: Weights of the losses.
+        distillation: From teacher to student.
+        seed: Of the initial weights and of dropout.
+    """
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    loss: LossConfig = LossConfig()
+    distillation: DistillationConfig = DistillationConfig()
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        _check_losses(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready data; `from_dict` gives an equal configuration back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "configuration") -> Self:
+        """Reads decoded JSON; keys left out keep their defaults.
+
+        Raises:
+            InputError: A key is unknown or its value is impossible; the message names it.
+        """
+        try:
+            return from_plain(cls, data, where)
+        except InputError as error:
+            message = str(error)
+            raise InputError(message if message.startswith(where) else f"{where}: {message}") from None
+
+    def changed(self, changes: Mapping[str, Any]) -> Self:
+        """This configuration with some keys replaced; nested mappings replace the keys that they name.
+
+        Raises:
+            InputError: As `from_dict`.
+
+        >>> PSADConfig().changed({"model": {"teacher": {"slots": 6}}}).model.teacher.slots
+        6
+        """
+        return self.from_dict(_merged(self.to_dict(), changes))
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            value = dataclasses.asdict(value)
+        nested = isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        merged[key] = _merged(base[key], value) if nested else value
+    return merged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,13 +303,12 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """One training run.
+class TrainConfig(PSADConfig):
+    """One training run: what `PSADConfig` has, whose `seed` also shuffles, and how it is trained.
 
     Args:
         epochs: At most this many.
         patience: Epochs without a better validation NDCG@10 before stopping; 0 never stops.
-        seed: Of weights, shuffling and dropout.
         jit_compile: Compile the train step with XLA.
         distribution: `none`; `mirrored`, over this machine's GPUs or, without any, two logical CPU
             devices; or `multi_worker`, over the workers that the environment's TF_CONFIG names. The
@@ -247,14 +319,10 @@ class TrainConfig:
         keep_checkpoints: The last n kept, besides the best.
     """
 
-    model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
-    distillation: DistillationConfig = DistillationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     data: DataConfig = DataConfig()
     epochs: int = 20
     patience: int = 4
-    seed: int = 1
     jit_compile: bool = True
     distribution: Literal["none", "mirrored", "multi_worker"] = "none"
     mixed_precision: Literal["float32", "float16", "bfloat16"] = "float32"
@@ -263,24 +331,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
 
     def __post_init__(self) -> None:
-        _check(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready data; `from_dict` gives an equal configuration back."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Any, where: str = "configuration") -> TrainConfig:
-        """Reads decoded JSON; keys left out keep their defaults.
-
-        Raises:
-            InputError: A key is unknown or its value is impossible; the message names it.
-        """
-        try:
-            return from_plain(cls, data, where)
-        except InputError as error:
-            message = str(error)
-            raise InputError(message if message.startswith(where) else f"{where}: {message}") from None
+        super().__post_init__()
+        _check_run(self)
 
 
 def load_train_config(path: str | os.PathLike[str]) -> TrainConfig:
@@ -301,10 +353,30 @@ def load_train_config(path: str | os.PathLike[str]) -> TrainConfig:
     return TrainConfig.from_dict(load_json(path), name)
 
 
-def _check(config: TrainConfig) -> None:
-    model, teacher, profile = config.model, config.model.teacher, config.model.user_profile
-    student = model.student
-    ranges: tuple[tuple[str, float, float, float], ...] = (
+_Range = tuple[str, float, float, float]
+
+
+def _check_ranges(*ranges: _Range) -> None:
+    for key, value, low, high in ranges:
+        if not low <= value <= high:
+            raise InputError(f"{key}: {value} is not between {low:g} and {high:g}")
+
+
+def _check_choices(config: Any, where: str = "") -> None:
+    """Refuses a value that is none of its field's `Literal`."""
+    hints = get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, allowed = getattr(config, field.name), get_args(hints[field.name])
+        if get_origin(hints[field.name]) is Literal and value not in allowed:
+            raise InputError(f"{where}{field.name}: {value!r} is not one of {', '.join(map(repr, allowed))}")
+        if dataclasses.is_dataclass(value):
+            _check_choices(value, f"{where}{field.name}.")
+
+
+def _check_model(model: ModelConfig) -> None:
+    teacher, profile, student = model.teacher, model.user_profile, model.student
+    _check_choices(model, "model.")
+    _check_ranges(
         ("model.embedding_dim", model.embedding_dim, 1, 4096),
         ("model.dropout_rate", model.dropout_rate, 0.0, 0.95),
         ("model.embedding.dropout_rate", model.embedding.dropout_rate, 0.0, 0.95),
@@ -326,6 +398,19 @@ def _check(config: TrainConfig) -> None:
         ("model.student.context_heads", student.context_heads, 1, 1024),
         ("model.student.context_dim", student.context_dim, 1, 4096),
         ("model.student.rounds", student.rounds, 1, 16),
+    )
+    if model.embedding_dim % teacher.num_heads:
+        raise InputError(
+            f"model.teacher.num_heads: {teacher.num_heads} does not divide model.embedding_dim "
+            f"{model.embedding_dim}"
+        )
+    if not student.hidden_dims or min(student.hidden_dims) < 1:
+        raise InputError("model.student.hidden_dims: needs one positive width at least")
+
+
+def _check_losses(config: PSADConfig) -> None:
+    _check_choices(config)
+    _check_ranges(
         *(
             (f"loss.{field.name}", getattr(config.loss, field.name), 0.0, 1e6)
             for field in dataclasses.fields(config.loss)
@@ -333,6 +418,14 @@ def _check(config: TrainConfig) -> None:
         ("distillation.temperature", config.distillation.temperature, 1e-3, 1e3),
         ("distillation.weight", config.distillation.weight, 0.0, 1e6),
         ("distillation.ramp_steps", config.distillation.ramp_steps, 0, 1e12),
+        ("seed", config.seed, 0, 2**31 - 1),
+    )
+    if config.distillation.source == "forced" and config.loss.policy_weight == 0.0:
+        raise InputError("distillation.source: forced distils the policy head; loss.policy_weight is 0")
+
+
+def _check_run(config: TrainConfig) -> None:
+    _check_ranges(
         ("optimizer.learning_rate", config.optimizer.learning_rate, 1e-12, 1e3),
         ("optimizer.embedding_learning_rate", config.optimizer.embedding_learning_rate, 1e-12, 1e3),
         ("optimizer.warmup_steps", config.optimizer.warmup_steps, 0, 1e12),
@@ -344,28 +437,16 @@ def _check(config: TrainConfig) -> None:
         ("data.cache_mib", config.data.cache_mib, 0, 1_000_000_000),
         ("epochs", config.epochs, 1, 1_000_000),
         ("patience", config.patience, 0, 1_000_000),
-        ("seed", config.seed, 0, 2**31 - 1),
         ("largest_loss", config.largest_loss, 1e-3, 1e30),
         ("checkpoint_steps", config.checkpoint_steps, 0, 1e12),
         ("keep_checkpoints", config.keep_checkpoints, 1, 10_000),
     )
-    for key, value, low, high in ranges:
-        if not low <= value <= high:
-            raise InputError(f"{key}: {value} is not between {low:g} and {high:g}")
-    if model.embedding_dim % teacher.num_heads:
-        raise InputError(
-            f"model.teacher.num_heads: {teacher.num_heads} does not divide model.embedding_dim "
-            f"{model.embedding_dim}"
-        )
-    if config.distillation.source == "forced" and config.loss.policy_weight == 0.0:
-        raise InputError("distillation.source: forced distils the policy head; loss.policy_weight is 0")
-    if not student.hidden_dims or min(student.hidden_dims) < 1:
-        raise InputError("model.student.hidden_dims: needs one positive width at least")
     sizes = config.data.list_sizes
     if list(sizes) != sorted(set(sizes)) or any(size < 1 for size in sizes):
         raise InputError(f"data.list_sizes: {list(sizes)} is not a list of ascending positive sizes")
-    if sizes and sizes[0] < teacher.slots:
+    slots = config.model.teacher.slots
+    if sizes and sizes[0] < slots:
         raise InputError(
-            f"data.list_sizes: {sizes[0]} is below model.teacher.slots, {teacher.slots}: every size must "
+            f"data.list_sizes: {sizes[0]} is below model.teacher.slots, {slots}: every size must "
             "hold the slots; raise the size, lower slots, or leave list_sizes out"
         )

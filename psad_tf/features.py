@@ -30,6 +30,7 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from psad_tf.errors import InputError
@@ -186,6 +187,11 @@ class FeatureDeclaration:
     def to_dict(self) -> dict[str, Any]:
         """The declaration as JSON-ready data; `from_dict` gives it back equal."""
         return {"version": DECLARATION_VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def of(cls, value: FeatureDeclaration | Mapping[str, Any]) -> FeatureDeclaration:
+        """The declaration that a layer's argument stands for: itself or JSON-ready data."""
+        return value if isinstance(value, cls) else cls.from_dict(value)
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "feature declaration") -> FeatureDeclaration:

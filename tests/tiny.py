@@ -17,7 +17,6 @@ from psad_tf.config import (
 )
 from psad_tf.features import CategoricalFeature, DenseFeature, FeatureDeclaration, HistoryDeclaration
 from psad_tf.models.psad import PSAD
-from psad_tf.training.run_folder import empty_batch
 
 SIZES = {"item_id": 40, "genre": 8, "user_id": 12}
 HISTORY = 6
@@ -65,7 +64,6 @@ def model(settings: TrainConfig | None = None, seed: int = 3) -> PSAD:
     """A built model; its weights are larger than fresh ones, so that nothing is near zero."""
     tf.keras.utils.set_random_seed(seed)
     built = PSAD(DECLARATION, SIZES, settings or config())
-    built.rank(empty_batch(DECLARATION, 1, 4))
     rng = np.random.default_rng(seed)
     for variable in built.trainable_variables:
         if "gamma" not in variable.name:

@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from psad_tf.baselines.base import Baseline
 from psad_tf.data.batches import ListDataset
+from psad_tf.data.empty_batch import empty_batch
 from psad_tf.evaluation.evaluate import Evaluator
 from psad_tf.training.optimizer import make_optimizer
-from psad_tf.training.run_folder import empty_batch
 
 SELECTION_METRIC = "ndcg@10"
 

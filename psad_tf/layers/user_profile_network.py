@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
@@ -32,6 +34,7 @@ class UserProfile(NamedTuple):
     positions: tf.Tensor
 
 
+@tf.keras.utils.register_keras_serializable("psad_tf")
 class UserProfileNetwork(tf.keras.layers.Layer):
     """Intent, personalized gates, personalized positions, attention to the history, and crossing.
 
@@ -59,12 +62,23 @@ class UserProfileNetwork(tf.keras.layers.Layer):
 
     def __init__(
         self,
-        declaration: FeatureDeclaration,
+        declaration: FeatureDeclaration | Mapping[str, Any],
         vocabulary_sizes: Mapping[str, int],
-        config: ModelConfig,
-        positions: int,
+        config: ModelConfig | Mapping[str, Any] | None = None,
+        positions: int = 20,
+        name: str = "user_profile_network",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(name="user_profile_network")
+        super().__init__(name=name, **kwargs)
+        declaration, config = FeatureDeclaration.of(declaration), ModelConfig.of(config)
+        self.settings = types.MappingProxyType(
+            {
+                "declaration": declaration.to_dict(),
+                "vocabulary_sizes": dict(vocabulary_sizes),
+                "config": dataclasses.asdict(config),
+                "positions": positions,
+            }
+        )
         self.declaration = declaration
         self.config = config.user_profile
         self.dim = dim = config.embedding_dim
@@ -97,6 +111,9 @@ class UserProfileNetwork(tf.keras.layers.Layer):
             initializer=tf.keras.initializers.RandomNormal(stddev=0.05),
         )
         super().build(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.settings}
 
     def call(self, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None) -> UserProfile:
         """Profiles a batch.

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from psad_tf import losses
-from psad_tf.config import TrainConfig
+from psad_tf.config import (
+    DistillationConfig,
+    EmbeddingConfig,
+    LossConfig,
+    PSADConfig,
+    StudentConfig,
+    TeacherConfig,
+    UserProfileConfig,
+    load_train_config,
+)
+from psad_tf.data.empty_batch import empty_batch
 from psad_tf.decoding.blocks import Decoded
 from psad_tf.features import INITIAL_RANK, SHOWN_POSITION, FeatureDeclaration
 from psad_tf.layers.attention import masked_softmax
 from psad_tf.layers.dropout import hashed_uniform
 from psad_tf.layers.user_profile_network import UserProfile
+from psad_tf.metrics.keras_metric import RankingMetric
+from psad_tf.metrics.loss_term import LossTerm
 from psad_tf.models.student import Reranker
 from psad_tf.models.teacher import Memory, Teacher
 
 # A table with more values than this gets sparse gradients and lazy updates.
 _DENSE_GRADIENT_LIMIT = 4_000_000
 
+RANKERS = ("student", "teacher")
+DEFAULT_METRICS = ("ndcg@10", "map@10", "mrr")
 
+
+@tf.keras.utils.register_keras_serializable("psad_tf")
 class PSAD(tf.keras.Model):
     """The whole model. Calling it scores with the student; `generate` lets the teacher write the list.
 
@@ -40,25 +58,61 @@ class PSAD(tf.keras.Model):
     Args:
         declaration: The features.
         vocabulary_sizes: Number of ids of each vocabulary, padding and out-of-vocabulary included.
-        config: The run's configuration.
+        config: What the following arguments change; None takes the defaults.
+        embedding_dim: d, width of every embedding and hidden representation, 32 by default.
+        dropout_rate: Share of hidden values dropped in training, 0.1 by default.
+        embedding, user_profile, teacher, student: Parts of the architecture; a mapping names what differs,
+            `teacher={"slots": 6, "block_size": 3}` for instance.
+        loss, distillation: Weights of the losses and how the student is taught, in the same way.
+        seed: Of dropout and of the order of equal labels, 1 by default.
         tutor: A trained model to distil from in place of the own teacher (offline distillation); it is
             not trained further, and neither is the own teacher.
 
     No control flow depends on tensors, so AutoGraph is told to leave the methods alone: parsing them would
     take most of the time of building a step.
 
+    Raises:
+        InputError: A key is unknown or its value is impossible.
+
+    Example:
+
+        model = PSAD(declaration, encoder.vocabulary_sizes, teacher={"slots": 6, "block_size": 3})
+        model.compile("adam", metrics=["ndcg@10"])
+        model.fit(train, validation_data=valid, epochs=5)
+
     Reference: arXiv 2603.07107.
     """
 
     def __init__(
         self,
-        declaration: FeatureDeclaration,
+        declaration: FeatureDeclaration | Mapping[str, Any],
         vocabulary_sizes: Mapping[str, int],
-        config: TrainConfig,
+        config: PSADConfig | None = None,
         tutor: PSAD | None = None,
+        *,
+        embedding_dim: int | None = None,
+        dropout_rate: float | None = None,
+        embedding: EmbeddingConfig | Mapping[str, Any] | None = None,
+        user_profile: UserProfileConfig | Mapping[str, Any] | None = None,
+        teacher: TeacherConfig | Mapping[str, Any] | None = None,
+        student: StudentConfig | Mapping[str, Any] | None = None,
+        loss: LossConfig | Mapping[str, Any] | None = None,
+        distillation: DistillationConfig | Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        name: str = "psad",
     ) -> None:
-        super().__init__(name="psad")
-        self.config = config
+        super().__init__(name=name)
+        model = {
+            "embedding_dim": embedding_dim,
+            "dropout_rate": dropout_rate,
+            "embedding": embedding,
+            "user_profile": user_profile,
+            "teacher": teacher,
+            "student": student,
+        }
+        changes = {"model": _given(model), "loss": loss, "distillation": distillation, "seed": seed}
+        self.config = config = (config or PSADConfig()).changed(_given(changes))
+        self.declaration = declaration = FeatureDeclaration.of(declaration)
         self.max_label = float(max((rule.grade for rule in declaration.label.grades), default=1))
         self.reranker = Reranker(declaration, vocabulary_sizes, config.model)
         self.teacher = Teacher(config.model, self.reranker.user_profile_network.position_count)
@@ -72,11 +126,121 @@ class PSAD(tf.keras.Model):
             name="step",
             aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
         )
+        self.loss_terms = {name: LossTerm(name) for name in self._term_names()}
+        self.ranking_metrics: dict[str, list[RankingMetric]] = {}
+        self.build()
+
+    @classmethod
+    def from_preset(
+        cls, preset: str, declaration: FeatureDeclaration, vocabulary_sizes: Mapping[str, int], **changes: Any
+    ) -> PSAD:
+        """The model of a preset's configuration (`movielens` for instance); `changes` as in the constructor.
+
+        Raises:
+            InputError: There is no such preset.
+        """
+        return cls(declaration, vocabulary_sizes, load_train_config(preset), **changes)
+
+    def get_config(self) -> dict[str, Any]:
+        """JSON-ready arguments, `from_config` makes an equal model of them."""
+        network = self.reranker.user_profile_network.settings
+        parts = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(PSADConfig)}
+        return {
+            "name": self.name,
+            "declaration": network["declaration"],
+            "vocabulary_sizes": network["vocabulary_sizes"],
+            "config": PSADConfig(**parts).to_dict(),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> PSAD:
+        """Makes the model that `get_config` describes, with new weights."""
+        return cls(**{**config, "config": PSADConfig.from_dict(config["config"])})
+
+    def build(self, input_shape: Any = None) -> None:
+        """Makes the weights; done at construction, since no batch is needed to know their shapes."""
+        if not getattr(self, "built", False):
+            self.built = True
+            self.rank(empty_batch(self.declaration, 1, self.config.model.teacher.slots))
+
+    def get_build_config(self) -> dict[str, Any]:
+        """Nothing: see `build`."""
+        return {}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        """Makes the weights of a loaded model."""
+        self.build()
+
+    def compile(
+        self,
+        optimizer: str | tf.keras.optimizers.Optimizer = "adam",
+        metrics: Sequence[str | RankingMetric] = DEFAULT_METRICS,
+        jit_compile: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        """Configures training. The losses are the model's own (`loss` and `distillation` of the constructor).
+
+        Args:
+            optimizer: Any of Keras; `psad_tf.training.optimizer.make_optimizer` gives one with a rate of
+                its own for embedding tables.
+            metrics: Ranking metrics by name (`psad_tf.metrics.METRICS`) or as objects. `evaluate` and
+                validation report each for both, as `student_ndcg_10` and `teacher_ndcg_10`.
+            jit_compile: Compile the train step with XLA.
+            **kwargs: `run_eagerly` and `steps_per_execution` of `tf.keras.Model.compile`.
+
+        Raises:
+            ValueError: A metric is unknown.
+        """
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        self.optimizer.build(self.trainable_variables)  # all, whatever a batch has gradients for
+        names = [metric if isinstance(metric, str) else metric.metric for metric in metrics]
+        self._compiled_with = types.MappingProxyType({"metrics": names, "jit_compile": jit_compile})
+        self.ranking_metrics = {
+            ranker: [RankingMetric(name, f"{ranker}_{name.replace('@', '_')}") for name in names]
+            for ranker in RANKERS
+        }
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """What `compile` was given, JSON-ready."""
+        return {
+            "optimizer": tf.keras.optimizers.serialize(self.optimizer),
+            **self._compiled_with,
+        }
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded model as it was."""
+        optimizer = tf.keras.optimizers.deserialize(config["optimizer"])
+        self.compile(optimizer, config["metrics"], config["jit_compile"])
+
+    @property
+    def metrics(self) -> list[tf.keras.metrics.Metric]:
+        """Means over an epoch: the loss's terms, and each ranking metric of student and teacher."""
+        ranking = [metric for ranker in RANKERS for metric in self.ranking_metrics.get(ranker, [])]
+        return [*self.loss_terms.values(), *ranking]
 
     @tf.autograph.experimental.do_not_convert
-    def call(self, encoded: Mapping[str, tf.Tensor], training: bool = False) -> dict[str, tf.Tensor]:
-        """The student's `scores` and `probabilities`, float32 [batch, n]."""
-        return self.reranker(encoded)
+    def call(self, encoded: Mapping[str, tf.Tensor], training: bool | None = None) -> dict[str, tf.Tensor]:
+        """The student's `scores` and `probabilities`, float32 [batch, n].
+
+        Args:
+            encoded: What `FeatureEncoder` gives.
+            training: Turns dropout on, drawn from the model's seed and step.
+        """
+        return self.reranker(encoded, seed=self._dropout_seed() if training else None)
+
+    def _dropout_seed(self) -> tf.Tensor:
+        return tf.stack([tf.constant(self.config.seed, tf.int32), tf.cast(self.step, tf.int32)])
+
+    def _term_names(self) -> list[str]:
+        config = self.config
+        names = ["loss", "student_listwise", "student_pointwise"]
+        if not self._tutor:
+            names.append("value")
+            if config.loss.policy_weight:
+                names += ["policy", "unlikelihood"]
+        if config.distillation.source != "none" and (self._tutor or config.distillation.mode == "online"):
+            names.append("distillation")
+        return [*names, "distillation_weight", "gradient_norm"]
 
     def profile(self, encoded: Mapping[str, tf.Tensor], seed: tf.Tensor | None = None) -> UserProfile:
         """The User Profile Network alone."""
@@ -229,25 +393,25 @@ class PSAD(tf.keras.Model):
         )
 
     @tf.autograph.experimental.do_not_convert
-    def train_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One step on one batch; Keras compiles it, with `jit_compile=True` by XLA.
 
         All randomness (dropout, order of equal labels) is a function of the configured seed and the
-        step's number, so a run resumed from a checkpoint goes on exactly as it would have.
+        step's number, so a run resumed from a checkpoint continues exactly as it would have.
 
         Args:
-            data: Encoded tensors with `shown_position`, `labels` and `negatives`.
+            data: Encoded tensors with `labels`, or a pair of encoded tensors and labels [batch, n].
 
         Returns:
-            The loss, its terms, b(t), and the gradient's global norm before it is clipped (over replicas,
-            the sum of their norms).
+            The epoch's means so far: the loss, its terms, b(t), and the gradient's global norm before it is
+            clipped (over replicas, the sum of their norms).
         """
-        step = tf.cast(self.step, tf.int32)
-        seed = tf.stack([tf.constant(self.config.seed, tf.int32), step])
-        ties = hashed_uniform(tf.shape(data["labels"]), seed, "ties")
+        batch = _as_batch(data)
+        seed = self._dropout_seed()
+        ties = hashed_uniform(tf.shape(batch["labels"]), seed, "ties")
         weight = self.config.distillation.weight * losses.ramp(self.step, self.config.distillation.ramp_steps)
         with tf.GradientTape() as tape:
-            terms = self.compute_losses(data, seed, ties, weight)
+            terms = self.compute_losses(batch, seed, ties, weight)
             objective = terms["loss"]
             scaled = (
                 self.optimizer.get_scaled_loss(objective)
@@ -265,9 +429,51 @@ class PSAD(tf.keras.Model):
         norm = tf.linalg.global_norm([gradient for gradient, _ in pairs])
         self.optimizer.apply_gradients(pairs)
         self.step.assign_add(1)
-        # Keras sums these over replicas; the terms are parts of a mean, the weight is not.
+        # Values of replicas are summed; the terms are parts of a mean, the weight is not.
         replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        return {**terms, "distillation_weight": weight / replicas, "gradient_norm": norm}
+        self._count({**terms, "distillation_weight": weight / replicas, "gradient_norm": norm})
+        return {name: term.result() for name, term in self.loss_terms.items()}
+
+    @tf.autograph.experimental.do_not_convert
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """The loss's terms without dropout, and the ranking metrics of student and teacher."""
+        batch = _as_batch(data)
+        ties = tf.zeros_like(batch["labels"])
+        self._count(self.compute_losses(batch, None, ties, tf.constant(self.config.distillation.weight)))
+        ranked = self.rank(batch)
+        labels = tf.where(batch[SHOWN_POSITION] >= 0, batch["labels"], -1.0)
+        for ranker, metrics in self.ranking_metrics.items():
+            for metric in metrics:
+                metric.update_state(labels, ranked[ranker])
+        apart = ("distillation_weight", "gradient_norm")
+        return {metric.name: metric.result() for metric in self.metrics if metric.name not in apart}
+
+    def _count(self, terms: Mapping[str, tf.Tensor]) -> None:
+        for name, value in terms.items():
+            self.loss_terms[name].update_state(value)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _as_batch(data: Any) -> Mapping[str, tf.Tensor]:
+    """One mapping of what Keras was given, as a mapping with labels or as a pair of inputs and labels.
+
+    Without shown positions, all candidates were shown in their order; without negatives there are none.
+    """
+    inputs, labels, weights = tf.keras.utils.unpack_x_y_sample_weight(data)
+    if weights is not None:
+        raise ValueError("sample weights are not supported")
+    batch = inputs if labels is None else {**inputs, "labels": tf.cast(labels, tf.float32)}
+    if "labels" not in batch:
+        raise ValueError("training and evaluation need labels: in the inputs as 'labels', or beside them")
+    mask = batch["mask"]
+    return {
+        "negatives": tf.zeros_like(batch["labels"]),
+        SHOWN_POSITION: tf.where(mask, tf.range(tf.shape(mask)[1]), -1),
+        **batch,
+    }
 
 
 def _densified(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
 from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
@@ -16,6 +19,7 @@ from psad_tf.layers.pair_influence import PairFactors
 from psad_tf.layers.user_profile_network import UserProfile, UserProfileNetwork
 
 
+@tf.keras.utils.register_keras_serializable("psad_tf")
 class StudentScorer(tf.keras.layers.Layer):
     """Scores each candidate in one pass that knows what stands above it.
 
@@ -35,8 +39,15 @@ class StudentScorer(tf.keras.layers.Layer):
         config: The model's configuration.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__(name="student_scorer")
+    def __init__(
+        self,
+        config: ModelConfig | Mapping[str, Any] | None = None,
+        name: str = "student_scorer",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        config = ModelConfig.of(config)
+        self.settings = types.MappingProxyType({"config": dataclasses.asdict(config)})
         self.config = student = config.student
         width, rate = student.hidden_dims[0], config.dropout_rate
         self.candidate = tf.keras.layers.Dense(width, name="candidate")
@@ -56,6 +67,9 @@ class StudentScorer(tf.keras.layers.Layer):
     def build(self, input_shape: object) -> None:
         self.calibration_scale = self.add_weight("calibration_scale", shape=(), initializer="zeros")
         super().build(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.settings}
 
     def call(
         self, profile: UserProfile, mask: tf.Tensor, seed: tf.Tensor | None = None
@@ -105,6 +119,7 @@ class StudentScorer(tf.keras.layers.Layer):
         return []
 
 
+@tf.keras.utils.register_keras_serializable("psad_tf")
 class Reranker(tf.keras.Model):
     """User Profile Network and student: what training exports and serving runs.
 
@@ -115,13 +130,22 @@ class Reranker(tf.keras.Model):
     """
 
     def __init__(
-        self, declaration: FeatureDeclaration, vocabulary_sizes: Mapping[str, int], config: ModelConfig
+        self,
+        declaration: FeatureDeclaration | Mapping[str, Any],
+        vocabulary_sizes: Mapping[str, int],
+        config: ModelConfig | Mapping[str, Any] | None = None,
+        name: str = "reranker",
     ) -> None:
-        super().__init__(name="reranker")
+        super().__init__(name=name)
+        declaration, config = FeatureDeclaration.of(declaration), ModelConfig.of(config)
         positions = max(declaration.max_candidates, config.teacher.slots)
         self.user_profile_network = UserProfileNetwork(declaration, vocabulary_sizes, config, positions)
         self.student = StudentScorer(config)
         self.stop_gradient = config.student.stop_gradient
+
+    def get_config(self) -> dict[str, Any]:
+        network = self.user_profile_network.settings
+        return {"name": self.name, **{key: value for key, value in network.items() if key != "positions"}}
 
     @tf.autograph.experimental.do_not_convert
     def call(

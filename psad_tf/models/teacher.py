@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import dataclasses
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -43,6 +45,7 @@ class Memory(NamedTuple):
         return tf.range(slots) < tf.reduce_sum(tf.cast(self.mask, tf.int32), -1, keepdims=True)
 
 
+@tf.keras.utils.register_keras_serializable("psad_tf")
 class Teacher(tf.keras.layers.Layer):
     """Encoder over the candidates, block-causal decoder over the slots, value and policy heads.
 
@@ -64,15 +67,27 @@ class Teacher(tf.keras.layers.Layer):
     K = 1 is the autoregressive decoder, K = L the one-shot one; the code is the same.
 
     Args:
-        config: The model's configuration; `config.teacher` has L and K.
+        config: The model's configuration, of which `config.teacher` has L and K; a mapping names what
+            differs from the defaults.
         positions: Slots that have a parameter of their own.
+
+    Raises:
+        InputError: A value is impossible.
 
     Reference: arXiv 2603.07107; Wang et al., "Semi-Autoregressive Neural Machine Translation", EMNLP
     2018, for the shifted block input; Vinyals et al., "Pointer Networks", 2015.
     """
 
-    def __init__(self, config: ModelConfig, positions: int) -> None:
-        super().__init__(name="teacher")
+    def __init__(
+        self,
+        config: ModelConfig | Mapping[str, Any] | None = None,
+        positions: int = 20,
+        name: str = "teacher",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
+        config = ModelConfig.of(config)
+        self.settings = types.MappingProxyType({"config": dataclasses.asdict(config), "positions": positions})
         self.config = teacher = config.teacher
         self.dim = dim = config.embedding_dim
         sizes = (dim, teacher.num_heads, teacher.feed_forward_dim, config.dropout_rate)
@@ -102,6 +117,9 @@ class Teacher(tf.keras.layers.Layer):
             self.pair_influence = PairInfluence(
                 teacher.pair_heads, teacher.pair_dim, teacher.pair_hidden_dim, name="pair_influence"
             )
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.settings}
 
     def slots(self, candidates: int | None) -> int:
         """L for lists padded to `candidates`: the configured length, or the list's if shorter."""

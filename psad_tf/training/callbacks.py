@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from psad_tf.config import TrainConfig
-from psad_tf.training.epoch_sums import EpochSums
 
 
 class StepWatch(tf.keras.callbacks.Callback):
@@ -19,7 +18,6 @@ class StepWatch(tf.keras.callbacks.Callback):
     Args:
         config: The run's.
         batch: Counts the steps of the epoch; part of the checkpoint.
-        sums: Gathers the loss's terms.
         checkpoints: Written to every `checkpoint_steps`.
         diverged: Gives the error that stops the run, from the step's number and the terms.
     """
@@ -28,33 +26,40 @@ class StepWatch(tf.keras.callbacks.Callback):
         self,
         config: TrainConfig,
         batch: tf.Variable,
-        sums: EpochSums,
         checkpoints: tf.train.CheckpointManager,
         diverged: Callable[[int, Mapping[str, float]], Exception],
     ) -> None:
         super().__init__()
         self.config = config
         self.batch = batch
-        self.sums = sums
         self.checkpoints = checkpoints
         self.diverged = diverged
 
+    def on_train_begin(self, logs: Mapping[str, float] | None = None) -> None:
+        # Keras clears the metrics when an epoch begins; one that is resumed goes on from its part.
+        self._resumed = [metric.get_weights() for metric in self.model.loss_terms.values()]
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
+        for metric, weights in zip(self.model.loss_terms.values(), self._resumed, strict=True):
+            metric.set_weights(weights)
+
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         self.batch.assign_add(1)
-        terms = dict(logs or {})
         step = int(self.model.step.numpy())
-        if self._has_diverged(terms):
+        if self._has_diverged():
+            terms = {name: float(term.last.numpy()) for name, term in self.model.loss_terms.items()}
             raise self.diverged(step, terms)
-        self.sums.add(terms)
         every = self.config.checkpoint_steps
         if every and step % every == 0:
             self.checkpoints.save(checkpoint_number=step)
 
-    def _has_diverged(self, terms: Mapping[str, float]) -> bool:
-        if not terms["loss"] <= self.config.largest_loss:
+    def _has_diverged(self) -> bool:
+        terms = self.model.loss_terms
+        if not float(terms["loss"].last.numpy()) <= self.config.largest_loss:
             return True
         # Loss scaling leaves out the steps whose float16 gradient overflows.
-        return self.config.mixed_precision != "float16" and not np.isfinite(terms["gradient_norm"])
+        scaled = self.config.mixed_precision == "float16"
+        return not scaled and not np.isfinite(terms["gradient_norm"].last.numpy())
 
 
 class Progress(tf.keras.callbacks.Callback):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from psad_tf.config import TrainConfig, load_train_config
+from psad_tf.data.empty_batch import empty_batch
 from psad_tf.data.encoder import FeatureEncoder
 from psad_tf.data.list_folder import load_encoder, load_manifest
 from psad_tf.errors import InputError
@@ -183,28 +184,6 @@ def build(reranker: Reranker, declaration: FeatureDeclaration) -> None:
     reranker(empty_batch(declaration, lists=1, candidates=2))
 
 
-def empty_batch(declaration: FeatureDeclaration, lists: int, candidates: int) -> dict[str, tf.Tensor]:
-    """Encoded tensors of lists that are all padding."""
-    length = declaration.history.length
-    batch: dict[str, tf.Tensor] = {}
-    for feature in declaration.context_categorical:
-        batch[feature.name] = tf.zeros([lists, feature.width], tf.int32)
-    for feature in declaration.history.categorical:
-        batch["history_" + feature.name] = tf.zeros([lists, length, feature.width], tf.int32)
-    for feature in declaration.candidate_categorical:
-        batch[feature.name] = tf.zeros([lists, candidates, feature.width], tf.int32)
-    batch["context_dense"] = tf.zeros([lists, len(declaration.context_dense)])
-    batch["history_dense"] = tf.zeros([lists, length, len(declaration.history.dense)])
-    batch["candidate_dense"] = tf.zeros([lists, candidates, len(declaration.candidate_dense)])
-    batch["history_mask"] = tf.zeros([lists, length], tf.bool)
-    batch["mask"] = tf.zeros([lists, candidates], tf.bool)
-    batch["initial_rank"] = tf.zeros([lists, candidates], tf.int32)
-    batch["shown_position"] = tf.fill([lists, candidates], -1)
-    batch["labels"] = tf.zeros([lists, candidates])
-    batch["negatives"] = tf.zeros([lists, candidates])
-    return batch
-
-
 def load_psad(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, PSAD, TrainConfig]:
     """Restores the whole model, teacher included, of a run's best checkpoint.
 
@@ -215,7 +194,6 @@ def load_psad(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, PSAD, Tr
 
     encoder, config = load_parts(run_dir)
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config)
-    model.rank(empty_batch(encoder.declaration, lists=1, candidates=config.model.teacher.slots))
     _restore(run_dir, tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher))
     return encoder, model, config
 

@@ -24,9 +24,8 @@ from psad_tf.models.psad import PSAD
 from psad_tf.training.callbacks import Progress, StepWatch
 from psad_tf.training.devices import check_placement
 from psad_tf.training.distribution import WorkerLostError, check_same_start, is_chief, make_strategy
-from psad_tf.training.epoch_sums import EpochSums
 from psad_tf.training.optimizer import make_optimizer
-from psad_tf.training.run_folder import check_run, empty_batch, finish_run, start_run, write_json
+from psad_tf.training.run_folder import check_run, finish_run, start_run, write_json
 
 
 class TrainingDiverged(InputError):
@@ -165,13 +164,11 @@ def _described(training: ListDataset, validation: ListDataset, config: TrainConf
 def build_model(encoder: FeatureEncoder, config: TrainConfig, tutor: PSAD | None = None) -> PSAD:
     """Makes the model, its variables and its optimizer, compiled for training."""
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config, tutor)
-    model.rank(empty_batch(encoder.declaration, lists=1, candidates=config.model.teacher.slots))
     if tutor is not None:
         model.teacher.trainable = False
     model.compile(
         optimizer=make_optimizer(config.optimizer, config.mixed_precision), jit_compile=config.jit_compile
     )
-    model.optimizer.build(model.trainable_variables)
     return model
 
 
@@ -223,7 +220,6 @@ class _Trainer:
         self.batch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best = tf.Variable(-1.0, dtype=tf.float64, trainable=False)
         self.best_epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.sums = EpochSums()
         progress = tf.train.Checkpoint(
             model=model,
             optimizer=model.optimizer,
@@ -231,7 +227,6 @@ class _Trainer:
             batch=self.batch,
             best=self.best,
             best_epoch=self.best_epoch,
-            sums=self.sums,
         )
         self.checkpoints = tf.train.CheckpointManager(
             progress, os.path.join(work_dir, "checkpoints"), max_to_keep=config.keep_checkpoints
@@ -243,7 +238,7 @@ class _Trainer:
         )
         self.history: list[dict[str, Any]] = []
         self.callbacks: list[tf.keras.callbacks.Callback] = [
-            StepWatch(config, self.batch, self.sums, self.checkpoints, self._diverged)
+            StepWatch(config, self.batch, self.checkpoints, self._diverged)
         ]
         if verbose:
             self.callbacks.append(
@@ -291,7 +286,7 @@ class _Trainer:
                 verbose=0,
                 callbacks=self.callbacks,
             )
-        losses = self.sums.means()
+        losses = {name: float(term.result()) for name, term in self.model.loss_terms.items()}
         if self.verbose and not self.history:
             print("Ranking the validation lists, compiled once too ...", flush=True)
         evaluated = self.evaluator.run()
@@ -299,7 +294,7 @@ class _Trainer:
         quality = evaluation[self.selects][SELECTION_METRIC]
         self.epoch.assign(epoch + 1)
         self.batch.assign(0)
-        self.sums.clear()
+        self.model.reset_metrics()
         if quality > float(self.best.numpy()):
             self.best.assign(quality)
             self.best_epoch.assign(epoch + 1)
