@@ -20,7 +20,6 @@ Pure Python: it imports neither TensorFlow nor Beam.
 from __future__ import annotations
 
 import functools
-import itertools
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -107,7 +106,8 @@ class RecordEncoder:
         history = declaration.history
         self._history_categorical = history.categorical
         self._history_dense = [feature.name for feature in history.dense]
-        self._feedback_names = [name for name in self._history_dense if name != AGE_SECONDS]
+        # By name, so that ties fall the same way for a client that knows the names but not their order.
+        self._feedback_names = sorted(name for name in self._history_dense if name != AGE_SECONDS)
         self._interaction = struct.Struct(f"<{len(self._feedback_names)}f")
         self._categorical = declaration.candidate_categorical
         self._own_categorical = [
@@ -213,8 +213,9 @@ class RecordEncoder:
             categorical.append(self._past(each[8:end]))
             ages.append(float(time - int.from_bytes(each[:8], "big")))
             feedback.append(self._interaction.unpack_from(each, end))
-        columns = map(list, zip(*feedback, strict=True)) if feedback else itertools.repeat([])
-        return categorical, [ages if name == AGE_SECONDS else next(columns) for name in self._history_dense]
+        columns = [list(each) for each in zip(*feedback, strict=True)] or [[] for _ in self._feedback_names]
+        numbers = {AGE_SECONDS: ages, **dict(zip(self._feedback_names, columns, strict=True))}
+        return categorical, [numbers[name] for name in self._history_dense]
 
     def _overridden(self, values: tuple[Strings, ...], features: Mapping[str, Any]) -> tuple[Strings, ...]:
         own = list(values)

@@ -16,9 +16,11 @@ from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from psad_tf.errors import InputError
+from psad_tf.features import FeatureDeclaration
+from psad_tf.serving.client.encoding import declaration_from_signature, serialized_list
 from psad_tf.serving.client.policy import RerankError
 from psad_tf.serving.client.ranking import Ranking, initial_ranking, ranking_from_outputs
-from psad_tf.serving.client.requests import FeatureLayout, RerankRequest, serialized_list
+from psad_tf.serving.client.requests import RerankRequest
 from psad_tf.serving.contract import EXAMPLES, RERANK_EXAMPLES, SERVING_DEFAULT
 
 _log = logging.getLogger(__name__)
@@ -60,8 +62,8 @@ class Conversation:
 
     def __init__(self, model: ModelChoice) -> None:
         self.model = model
-        self._layout: FeatureLayout | None = None
-        self._version: int | None = None  # of the layout
+        self._features: FeatureDeclaration | None = None
+        self._version: int | None = None  # whose features they are
 
     def rerank(self, requests: Sequence[RerankRequest], top: int | None, fallback: bool) -> Answers:
         """The calls that rank several lists.
@@ -79,12 +81,12 @@ class Conversation:
             InputError: A request's values do not fit the model's features.
         """
         try:
-            layout = self._layout or (yield from self.layout())
-            rankings = yield from self._ranked(requests, layout, top)
+            features = self._features or (yield from self.features())
+            rankings = yield from self._ranked(requests, features, top)
             if rankings[0].version != self._version:
                 # Another version answers by now. What it was sent is right if it wants the same features.
-                newer = yield from self.layout()
-                if newer != layout:
+                newer = yield from self.features()
+                if newer != features:
                     rankings = yield from self._ranked(requests, newer, top)
         except RerankError as error:
             if not fallback:
@@ -93,12 +95,14 @@ class Conversation:
             rankings = [initial_ranking(request, top, str(error)) for request in requests]
         return rankings
 
-    def _ranked(self, requests: Sequence[RerankRequest], layout: FeatureLayout, top: int | None) -> Answers:
-        message = examples_request(self.model, [serialized_list(each, layout) for each in requests])
+    def _ranked(
+        self, requests: Sequence[RerankRequest], features: FeatureDeclaration, top: int | None
+    ) -> Answers:
+        message = examples_request(self.model, [serialized_list(each, features) for each in requests])
         response = yield Call("Predict", message)
         return [ranking_from_outputs(each, response, top, row) for row, each in enumerate(requests)]
 
-    def layout(self) -> Generator[Call, Any, FeatureLayout]:
+    def features(self) -> Generator[Call, Any, FeatureDeclaration]:
         """The call that asks which features the model wants.
 
         Raises:
@@ -112,11 +116,11 @@ class Conversation:
         if not {SERVING_DEFAULT, RERANK_EXAMPLES} <= definitions.signature_def.keys():
             raise RerankError(grpc.StatusCode.FAILED_PRECONDITION, "the model has no signature of a reranker")
         try:
-            layout = FeatureLayout.from_signature(definitions.signature_def[SERVING_DEFAULT])
+            features = declaration_from_signature(definitions.signature_def[SERVING_DEFAULT])
         except InputError as error:
             raise RerankError(grpc.StatusCode.FAILED_PRECONDITION, str(error)) from None
-        self._layout, self._version = layout, response.model_spec.version.value or None
-        return layout
+        self._features, self._version = features, response.model_spec.version.value or None
+        return features
 
 
 def examples_request(model: ModelChoice, serialized: Sequence[bytes]) -> predict_pb2.PredictRequest:

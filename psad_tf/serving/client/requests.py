@@ -1,31 +1,15 @@
-"""From a plain Python request to tensors: the client's half of the feature contract.
-
-Which features a model wants, and how wide they are, is read from its own signature, so the client needs
-no feature declaration.
-"""
+"""A request for a ranking, in plain Python."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tensorflow.core.framework import types_pb2
-from tensorflow_serving.apis import input_pb2
-
+from psad_tf.data.records import present
 from psad_tf.errors import InputError
-from psad_tf.features import (
-    AGE_SECONDS,
-    HISTORY_PREFIX,
-    INITIAL_RANK,
-    INITIAL_SCORE,
-    ITEM_ID,
-    REQUEST_ID,
-    USER_ID,
-)
-from psad_tf.serving.contract import BLOCKED
+from psad_tf.features import ITEM_ID
 
 Value = str | float | Sequence[str] | None
 
@@ -71,8 +55,8 @@ class RerankRequest:
     Args:
         user_id: The user.
         candidates: In the initial ranker's order, best first.
-        history: The user's past interactions, in any order where they have times, else most recent first;
-            those at or after the request's time are left out.
+        history: The user's past interactions, in any order where they have times, else newest first; those at
+            or after the request's second are left out.
         user: Attributes of the user.
         context: Facts about the request.
         time: When, in seconds since 1970-01-01 UTC; NaN leaves everything that depends on it missing.
@@ -117,6 +101,8 @@ def with_attributes(
 ) -> RerankRequest:
     """Adds attributes of users and items from tables to a request; what the request says itself wins.
 
+    A value of None says nothing, as in a raw record.
+
     Args:
         request: The request.
         users: Attributes by user id.
@@ -124,13 +110,13 @@ def with_attributes(
     """
     return dataclasses.replace(
         request,
-        user={**users.get(request.user_id, {}), **request.user},
+        user={**users.get(request.user_id, {}), **present(request.user)},
         candidates=tuple(
-            dataclasses.replace(each, features={**items.get(each.item_id, {}), **each.features})
+            dataclasses.replace(each, features={**items.get(each.item_id, {}), **present(each.features)})
             for each in request.candidates
         ),
         history=tuple(
-            dataclasses.replace(each, features={**items.get(each.item_id, {}), **each.features})
+            dataclasses.replace(each, features={**items.get(each.item_id, {}), **present(each.features)})
             for each in request.history
         ),
     )
@@ -139,7 +125,7 @@ def with_attributes(
 _NUMBERS = ("time", "initial_score")
 _OBJECTS = ("user", "context", "features", "feedback")
 # Keys of a raw record that say nothing to a server.
-_IGNORED = ("split", "feedback", "label")
+_IGNORED = ("split", "feedback", "label", "position")
 
 
 def _checked(cls: type, data: Any, where: str, required: Sequence[str]) -> dict[str, Any]:
@@ -165,151 +151,3 @@ def _checked(cls: type, data: Any, where: str, required: Sequence[str]) -> dict[
         if not values.get(key):
             raise InputError(f"{where}: {key!r} is missing or empty")
     return values
-
-
-@dataclasses.dataclass(frozen=True)
-class Feature:
-    """One feature that a model wants.
-
-    Args:
-        name: Its name, without the history's prefix.
-        wire_name: Its name on the wire.
-        width: Strings in a value; 0 for a number.
-    """
-
-    name: str
-    wire_name: str
-    width: int
-
-
-@dataclasses.dataclass(frozen=True)
-class FeatureLayout:
-    """Which features a model wants, by part of the request."""
-
-    context: tuple[Feature, ...]
-    history: tuple[Feature, ...]
-    candidates: tuple[Feature, ...]
-
-    @classmethod
-    def from_signature(cls, definition: Any) -> FeatureLayout:
-        """Reads the inputs of `serving_default`: context [batch, ...], the others [batch, n, ...].
-
-        Args:
-            definition: The SignatureDef.
-
-        Raises:
-            InputError: It is not the signature of a reranker.
-        """
-        if ITEM_ID not in definition.inputs or HISTORY_PREFIX + ITEM_ID not in definition.inputs:
-            raise InputError(f"the model's inputs are not a reranker's (it has no {ITEM_ID!r})")
-        parts: dict[str, list[Feature]] = {"context": [], "history": [], "candidates": []}
-        for wire_name in sorted(definition.inputs):
-            info = definition.inputs[wire_name]
-            if wire_name == INITIAL_RANK:
-                continue
-            text = info.dtype == types_pb2.DT_STRING
-            shape = [dim.size for dim in info.tensor_shape.dim]
-            part, name = "candidates", wire_name
-            if len(shape) - text == 1:
-                part = "context"
-            elif wire_name.startswith(HISTORY_PREFIX):
-                part, name = "history", wire_name.removeprefix(HISTORY_PREFIX)
-            parts[part].append(Feature(name, wire_name, max(shape[-1], 1) if text else 0))
-        return cls(*(tuple(parts[part]) for part in ("context", "history", "candidates")))
-
-
-def serialized_list(request: RerankRequest, layout: FeatureLayout) -> bytes:
-    """A request as a serialized ExampleListWithContext, the input of `rerank_examples`.
-
-    Args:
-        request: What to rerank.
-        layout: From the model's signature.
-
-    Returns:
-        The record; features that the request lacks are left out, which the model takes as missing.
-    """
-    record = input_pb2.ExampleListWithContext()
-    context = record.context.features.feature
-    if request.request_id:
-        context[REQUEST_ID].bytes_list.value.append(request.request_id.encode())
-    for feature in layout.context:
-        _add(context[feature.wire_name], feature, _context_value(request, feature.name))
-    history = _ordered(request)
-    for feature in layout.history:
-        into = context[feature.wire_name]
-        for item in history:
-            _add(into, feature, _history_value(request, item, feature))
-    for rank, candidate in enumerate(request.candidates):
-        example = record.examples.add().features.feature
-        example[INITIAL_RANK].int64_list.value.append(rank)
-        if candidate.blocked:
-            example[BLOCKED].int64_list.value.append(1)
-        for feature in layout.candidates:
-            _add(example[feature.wire_name], feature, _candidate_value(candidate, feature.name))
-    return record.SerializeToString()
-
-
-def _add(into: Any, feature: Feature, value: Value) -> None:
-    if not feature.width:
-        into.float_list.value.append(_number(value, feature))
-        return
-    texts = _texts(value)[: feature.width]
-    into.bytes_list.value.extend(texts + [b""] * (feature.width - len(texts)))
-
-
-def _number(value: Value, feature: Feature) -> float:
-    if value is None:
-        return math.nan
-    if isinstance(value, int | float):
-        return float(value)
-    raise InputError(f"feature {feature.name!r}: expected a number, got {value!r}")
-
-
-def _texts(value: Value) -> list[bytes]:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [value.encode()]
-    if isinstance(value, float) and value.is_integer():
-        return [str(int(value)).encode()]
-    if isinstance(value, int | float):
-        return [str(value).encode()]
-    return [str(each).encode() for each in value]
-
-
-def _context_value(request: RerankRequest, name: str) -> Value:
-    if name == USER_ID:
-        return request.user_id
-    given = request.context.get(name)
-    if given is not None:
-        return given
-    if name in ("request_hour", "request_weekday") and not math.isnan(request.time):
-        moment = datetime.datetime.fromtimestamp(request.time, datetime.UTC)
-        return str(moment.hour if name == "request_hour" else moment.weekday())
-    return request.user.get(name)
-
-
-def _ordered(request: RerankRequest) -> list[HistoryItem]:
-    """The history before the request, most recent first."""
-    if all(math.isnan(item.time) for item in request.history):
-        return list(request.history)
-    known = [item for item in request.history if not item.time >= request.time]
-    known.sort(key=lambda item: -math.inf if math.isnan(item.time) else item.time)
-    return known[::-1]
-
-
-def _history_value(request: RerankRequest, item: HistoryItem, feature: Feature) -> Value:
-    name = feature.name
-    if name == ITEM_ID:
-        return item.item_id
-    if name == AGE_SECONDS:
-        return request.time - item.time
-    return item.features.get(name) if feature.width else item.feedback.get(name)
-
-
-def _candidate_value(candidate: Candidate, name: str) -> Value:
-    if name == ITEM_ID:
-        return candidate.item_id
-    if name == INITIAL_SCORE:
-        return candidate.initial_score
-    return candidate.features.get(name)

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import grpc
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
+from psad_tf.features import FeatureDeclaration
 from psad_tf.serving.client.channel import MAX_ATTEMPTS, Tls, channel_options
 from psad_tf.serving.client.conversation import Call, Conversation, ModelChoice, examples_request
 from psad_tf.serving.client.policy import CallPolicy, RerankError, deadline_exceeded
 from psad_tf.serving.client.ranking import Ranking
-from psad_tf.serving.client.requests import FeatureLayout, RerankRequest
+from psad_tf.serving.client.requests import RerankRequest
 
 _DEFAULT_POLICY = CallPolicy()
 _DEFAULT_MODEL = ModelChoice()
@@ -102,7 +103,7 @@ class RerankClient:
         """
         return self.predict(examples_request(self.model, serialized), policy=policy)
 
-    def connect(self, timeout: float = 10.0) -> FeatureLayout:
+    def connect(self, timeout: float = 10.0) -> FeatureDeclaration:
         """Waits until the server is there and reads which features its model wants.
 
         Raises:
@@ -112,7 +113,7 @@ class RerankClient:
             grpc.channel_ready_future(self._channel).result(timeout)
         except grpc.FutureTimeoutError:
             raise RerankError(grpc.StatusCode.UNAVAILABLE, f"no server within {timeout:g} s") from None
-        return self._drive(self._conversation.layout(), CallPolicy(timeout=timeout))
+        return self._drive(self._conversation.features(), CallPolicy(timeout=timeout))
 
     def close(self) -> None:
         """Ends the connection."""

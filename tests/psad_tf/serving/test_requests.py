@@ -11,29 +11,18 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
-from psad_tf.serving.client.requests import (
-    Candidate,
-    Feature,
-    FeatureLayout,
-    HistoryItem,
-    RerankRequest,
-    serialized_list,
-    with_attributes,
-)
+from psad_tf.features import CategoricalFeature, FeatureDeclaration
+from psad_tf.serving.client.encoding import declaration_from_signature, serialized_list
+from psad_tf.serving.client.requests import Candidate, HistoryItem, RerankRequest
 from tests.export.tiny_run import DECLARATION
 
-ITEMS = {
-    "i1": {"genres": ["drama", "war"], "year": 1990.0},
-    "i2": {"genres": ["comedy"], "year": 2001},
-    "i3": {"genres": []},
-}
 NOON = 1_700_049_600  # 2023-11-15, a Wednesday, 12:00 UTC
 
 
 @pytest.fixture(scope="module")
-def layout(exported: pathlib.Path) -> FeatureLayout:
+def layout(exported: pathlib.Path) -> FeatureDeclaration:
     model = saved_model_pb2.SavedModel.FromString((exported / "saved_model.pb").read_bytes())
-    return FeatureLayout.from_signature(model.meta_graphs[0].signature_def["serving_default"])
+    return declaration_from_signature(model.meta_graphs[0].signature_def["serving_default"])
 
 
 def parsed(serialized: bytes) -> dict[str, np.ndarray]:
@@ -42,69 +31,42 @@ def parsed(serialized: bytes) -> dict[str, np.ndarray]:
     }
 
 
-def test_the_layout_is_read_from_the_signature(layout: FeatureLayout) -> None:
-    assert layout.context == (
-        Feature("age", "age", 0),
-        Feature("request_hour", "request_hour", 1),
-        Feature("user_id", "user_id", 1),
-    )
-    assert Feature("genres", "history_genres", 2) in layout.history
-    assert Feature("age_seconds", "history_age_seconds", 0) in layout.history
-    assert {feature.name for feature in layout.candidates} == {"item_id", "genres", "initial_score", "year"}
+def test_the_features_are_read_from_the_signature(layout: FeatureDeclaration) -> None:
+    assert {feature.name for feature in layout.context_categorical} == {"user_id", "request_hour"}
+    assert [feature.name for feature in layout.context_dense] == ["age"]
+    assert CategoricalFeature("genres", width=2) in layout.history.categorical
+    assert {feature.name for feature in layout.history.dense} == {"age_seconds", "rating"}
+    assert {feature.name for feature in layout.candidate_categorical} == {"item_id", "genres"}
+    assert {feature.name for feature in layout.candidate_dense} == {"initial_score", "year"}
 
 
-def test_the_client_encodes_a_request_as_the_beam_job_encodes_its_log(layout: FeatureLayout) -> None:
-    """Training reads what Beam wrote, serving what the client sends: the two must parse to the same."""
-    from psad_tf.data.encode_record import RecordEncoder
-    from psad_tf.data.list_protos import ListSerializer
-
-    encoder = RecordEncoder(DECLARATION, ITEMS.get)
-    interactions = [("i2", NOON - 500, 3.0), ("i1", NOON - 100, 5.0), ("unknown", NOON - 100, 1.0)]
-    history = [encoder.interaction(time, item, {"rating": rating}) for item, time, rating in interactions]
-    impression: dict[str, Any] = {
-        "request_id": "r",
-        "user_id": "u3",
-        "time": NOON,
-        "context": {"user_id": "not this", "age": None},
-        "candidates": [
-            {"item_id": "i3", "initial_score": 2.5, "features": {"year": 1999, "genres": "war"}},
-            {"item_id": "i1", "initial_score": 1.5},
-            {"item_id": "stranger", "initial_score": 0.5, "features": {"genres": None}},
-        ],
-    }
-    users = {"u3": {"age": 41, "request_hour": "3"}}
-    beam = ListSerializer(DECLARATION)(encoder.encode(impression, users["u3"], history))
-    request = RerankRequest.from_dict(
-        impression
-        | {
-            "history": [
-                {"item_id": item, "time": time, "feedback": {"rating": rating}}
-                for item, time, rating in interactions
-            ]
-        }
-    )
-    client = serialized_list(with_attributes(request, users, ITEMS), layout)
-    expected, found = parsed(beam), parsed(client)
-    for name, values in expected.items():
-        if name not in ("relevance", "negative", "shown_position"):
-            np.testing.assert_array_equal(found[name], values, err_msg=name)
-    assert found["request_hour"].item() == b"12"
-
-
-def test_what_a_request_lacks_is_missing_not_wrong(layout: FeatureLayout) -> None:
+def test_what_a_request_lacks_is_missing_not_wrong(layout: FeatureDeclaration) -> None:
     raw = parsed(serialized_list(RerankRequest("u", [Candidate("a")]), layout))
     assert raw["request_hour"].item() == b"" and math.isnan(raw["age"].item())
     assert np.all(raw["history_item_id"] == b"") and math.isnan(raw["initial_score"].item())
 
 
-def test_history_at_or_after_the_request_is_left_out(layout: FeatureLayout) -> None:
+def test_history_at_or_after_the_request_is_left_out(layout: FeatureDeclaration) -> None:
     history = [HistoryItem("i1", NOON), HistoryItem("i2", NOON - 1), HistoryItem("i3", NOON + 5)]
     raw = parsed(serialized_list(RerankRequest("u", [Candidate("a")], history, time=NOON), layout))
     assert raw["history_item_id"][0, :, 0].tolist() == [b"i2", b"", b"", b""]
     assert raw["history_age_seconds"][0, 0] == 1.0
 
 
-def test_history_without_times_is_taken_most_recent_first(layout: FeatureLayout) -> None:
+def test_history_with_times_for_some_is_refused(layout: FeatureDeclaration) -> None:
+    history = [HistoryItem("i1", NOON - 5), HistoryItem("i2")]
+    with pytest.raises(InputError, match="1 of 2 interactions have no time"):
+        serialized_list(RerankRequest("u", [Candidate("a")], history, time=NOON), layout)
+
+
+def test_a_request_without_a_time_leaves_what_depends_on_it_missing(layout: FeatureDeclaration) -> None:
+    history = [HistoryItem("i1", NOON - 5), HistoryItem("i2", NOON)]
+    raw = parsed(serialized_list(RerankRequest("u", [Candidate("a")], history), layout))
+    assert raw["history_item_id"][0, :2, 0].tolist() == [b"i2", b"i1"]
+    assert np.all(np.isnan(raw["history_age_seconds"])) and raw["request_hour"].item() == b""
+
+
+def test_history_without_times_is_taken_most_recent_first(layout: FeatureDeclaration) -> None:
     request = RerankRequest("u", [Candidate("a")], [HistoryItem("i1"), HistoryItem("i2")], time=NOON)
     raw = parsed(serialized_list(request, layout))
     assert raw["history_item_id"][0, :2, 0].tolist() == [b"i1", b"i2"]
@@ -132,7 +94,7 @@ def test_a_wrong_request_is_named(data: Any, message: str) -> None:
         RerankRequest.from_dict(data)
 
 
-def test_a_text_where_the_model_wants_a_number_is_named(layout: FeatureLayout) -> None:
+def test_a_text_where_the_model_wants_a_number_is_named(layout: FeatureDeclaration) -> None:
     with pytest.raises(InputError, match="'year': expected a number, got 'new'"):
         serialized_list(RerankRequest("u", [Candidate("a", features={"year": "new"})]), layout)
 
@@ -140,4 +102,4 @@ def test_a_text_where_the_model_wants_a_number_is_named(layout: FeatureLayout) -
 def test_a_model_that_is_no_reranker_is_named(models: pathlib.Path) -> None:
     model = saved_model_pb2.SavedModel.FromString((models / "1" / "saved_model.pb").read_bytes())
     with pytest.raises(InputError, match="not a reranker's"):
-        FeatureLayout.from_signature(model.meta_graphs[0].signature_def["serving_default"])
+        declaration_from_signature(model.meta_graphs[0].signature_def["serving_default"])
