@@ -25,6 +25,7 @@ from psad_tf.serving.client import CallPolicy, Candidate, ModelChoice, RerankCli
 from psad_tf.serving.contract import EXAMPLES, RERANK_EXAMPLES, SERVING_DEFAULT
 from psad_tf.serving.server import Batching, EmbeddedServer, ServerSettings
 
+_CALM_SECONDS = 2.0  # between swaps, for the latencies that those during one are compared with
 _UNFORESEEN = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE)
 _REQUEST = RerankRequest("1", [Candidate(str(item), float(-item)) for item in range(1, 21)])
 
@@ -91,7 +92,8 @@ def kill_and_restart(work_dir: str, model_dir: str, clients: int = 8) -> Kill:
 class Swaps:
     """Requests across version swaps; `growth_mib`: most memory in the second half less that in the first.
 
-    The most, because what a version leaves in Python goes at the next garbage collection only.
+    The most, because what a version leaves in Python goes at the next garbage collection only. The 99th
+    percentiles are of requests that began while no version was being loaded, and while one was.
     """
 
     swaps: int
@@ -99,6 +101,8 @@ class Swaps:
     failures: int
     versions_seen: int
     growth_mib: float
+    calm_p99_ms: float
+    loading_p99_ms: float
 
 
 def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int = 8) -> Swaps:
@@ -109,7 +113,8 @@ def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int
     request = write_requests(os.path.join(work_dir, "one.txt"), "plain", lists_of(lists_dir, 20, 1))[0]
     settings = ServerSettings(file_system_poll_wait_seconds=0, batching=Batching(**BATCHING))
     counts: Counter[str] = Counter()
-    ended = threading.Event()
+    ended, loading = threading.Event(), threading.Event()
+    latencies: dict[bool, list[float]] = {False: [], True: []}
     memory = []
     with EmbeddedServer.of_model("plain", base, settings) as server:
 
@@ -118,7 +123,9 @@ def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int
                 predict = channel.unary_unary(PREDICT)
                 while not ended.is_set():
                     try:
+                        while_loading, start = loading.is_set(), time.perf_counter()
                         predict(request, timeout=30)
+                        latencies[while_loading].append(1e3 * (time.perf_counter() - start))
                         counts["answered"] += 1
                     except grpc.RpcError as error:
                         counts[error.code().name] += 1
@@ -130,8 +137,11 @@ def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int
             aside = os.path.join(base, f"{version}.tmp")
             shutil.copytree(model_dir, aside)
             os.rename(aside, os.path.join(base, str(version)))
+            loading.set()
             server.manager.poll()
+            loading.clear()
             shutil.rmtree(os.path.join(base, str(version - 1)))
+            time.sleep(_CALM_SECONDS)
             memory.append(psutil.Process().memory_info().rss / 2**20)
         ended.set()
         for thread in threads:
@@ -140,7 +150,10 @@ def swap(work_dir: str, model_dir: str, lists_dir: str, swaps: int, clients: int
     failures = sum(counts.values()) - counts["answered"]
     half = swaps // 2
     growth = max(memory[half:]) - max(memory[:half])
-    return Swaps(swaps, sum(counts.values()), failures, seen, round(growth, 1))
+    calm, felt = (float(np.percentile(latencies[each], 99)) for each in (False, True))
+    return Swaps(
+        swaps, sum(counts.values()), failures, seen, round(growth, 1), round(calm, 2), round(felt, 2)
+    )
 
 
 @dataclasses.dataclass(frozen=True)

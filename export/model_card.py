@@ -13,6 +13,14 @@ from psad_tf.export.inspect import Summary
 from psad_tf.export.signatures import GraphOptions
 from psad_tf.features import load_json
 
+_INPUTS = {
+    "features": "one tensor per declared feature, by its name; history_<name> for the history's",
+    "missing": 'categorical "", dense NaN, initial_rank -1 (the position is taken)',
+    "history": "newest first; more than the declared length are cut",
+    "candidates": "in the initial ranker's order; one without an item id is padding",
+    "numbers": "clipped in the graph: standardized ones to +-10, others to +-1e6",
+    "outputs": "past a list's end ranking is -1 and item_ids is empty; length counts the candidates",
+}
 CARD_JSON = os.path.join("assets.extra", "model_card.json")
 CARD_TEXT = os.path.join("assets.extra", "model_card.md")
 
@@ -50,6 +58,7 @@ def write_model_card(
         "graph": dataclasses.asdict(options),
         "parameters": summary.parameters_exported,
         "signatures": list(summary.signatures),
+        "inputs": _INPUTS,
         "bytes": summary.bytes,
         "data": {key: manifest.get(key) for key in ("created", "lists", "candidates")} if manifest else None,
         "metrics": _optional(run, "metrics.json"),
@@ -87,7 +96,17 @@ def _commit() -> str | None:
 
 def _text(card: dict[str, Any]) -> str:
     lines = [f"# {card['model']} version {card['version']}", "", card["intended_use"], card["parts"], ""]
-    for key in ("created", "commit", "parameters", "bytes", "signatures", "graph", "data", "metrics"):
+    for key in (
+        "created",
+        "commit",
+        "parameters",
+        "bytes",
+        "signatures",
+        "inputs",
+        "graph",
+        "data",
+        "metrics",
+    ):
         value = card[key]
         lines.append(f"- {key}: {value if isinstance(value, str | int) else json.dumps(value)}")
     lines += ["", "Limits:", *(f"- {limit}" for limit in card["limits"]), "", "Configuration:", "", "```json"]

@@ -154,7 +154,7 @@ def _check_numbers(request: RerankRequest, declaration: FeatureDeclaration) -> N
     ):
         for values in given:
             for name in names:
-                value = values.get(name)  # type: ignore[attr-defined]
+                value = values.get(name)
                 if value is not None and not isinstance(value, int | float):
                     raise InputError(f"feature {name!r}: expected a number, got {value!r}")
 
