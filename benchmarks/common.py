@@ -23,6 +23,7 @@ RESULTS_DIR = os.path.join("benchmarks", "results")
 MOVIELENS = "movielens-100k"
 SIMULATOR = "simulator"
 _FLIPS = 20_000
+_FLIPS_AT_ONCE = 100
 
 
 def prepare(arguments: Sequence[str]) -> None:
@@ -165,8 +166,8 @@ def paired_test(one: np.ndarray, other: np.ndarray, seed: int = 0) -> dict[str, 
     differences = (one - other)[both]
     random = np.random.default_rng(seed)
     seen, extreme = abs(differences.mean()), 0
-    for _ in range(20):
-        signs = random.integers(0, 2, (_FLIPS // 20, len(differences))) * 2 - 1
+    for _ in range(_FLIPS // _FLIPS_AT_ONCE):
+        signs = random.integers(0, 2, (_FLIPS_AT_ONCE, len(differences))) * 2 - 1
         extreme += int((np.abs((signs * differences).mean(1)) >= seen - 1e-15).sum())
     error = differences.std(ddof=1) / np.sqrt(len(differences))
     mean = float(differences.mean())

@@ -292,6 +292,8 @@ class DataConfig:
         shuffle_buffer_mib: Memory of the shuffle buffer; a batch at least is held.
         cache: Keep decoded lists in memory after the first epoch, if they fit in `cache_mib`.
         cache_mib: Memory for them; larger data sets are read from the files again every epoch.
+        users: Whose lists are read: `all`, or the half of the users whose id in the vocabulary is `even` or
+            `odd`, so that one run can judge another that has seen none of its users.
     """
 
     batch_size: int = 64
@@ -300,6 +302,7 @@ class DataConfig:
     shuffle_buffer_mib: int = 64
     cache: bool = True
     cache_mib: int = 2048
+    users: Literal["all", "even", "odd"] = "all"
 
 
 @dataclasses.dataclass(frozen=True)

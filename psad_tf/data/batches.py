@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 import tensorflow as tf
@@ -25,7 +26,7 @@ from psad_tf.data.list_sizes import (
 )
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
-from psad_tf.features import SHOWN_POSITION
+from psad_tf.features import SHOWN_POSITION, USER_ID
 
 _PARSE_BATCH = 256
 _BATCHES_AHEAD = 2
@@ -110,6 +111,22 @@ def _cut_candidates(encoded: dict[str, tf.Tensor], count: tf.Tensor | int) -> di
     }
 
 
+def _is_of_users(encoded: dict[str, tf.Tensor], users: str) -> tf.Tensor:
+    if USER_ID not in encoded:
+        raise InputError(f"data.users: {users!r} needs {USER_ID!r} among the context features")
+    return encoded[USER_ID][0] % 2 == (0 if users == "even" else 1)
+
+
+def _counted(lists: tf.data.Dataset) -> SplitLists:
+    """The lengths of decoded lists."""
+    lengths: Counter[int] = Counter()
+    with_positive = 0
+    for encoded in lists:
+        lengths[int(tf.reduce_sum(tf.cast(encoded["mask"], tf.int32)))] += 1
+        with_positive += int(tf.reduce_any(encoded["labels"] >= 1.0))
+    return SplitLists(dict(sorted(lengths.items())), with_positive)
+
+
 class ListDataset:
     """The lists of one split, ready to be batched.
 
@@ -146,6 +163,11 @@ class ListDataset:
         self.lists_dir = os.fspath(lists_dir)
         self.split = split
         self.lists: SplitLists = scan_lists(lists_dir, split)
+        of_users = functools.partial(_is_of_users, users=config.users)
+        if config.users != "all":
+            self.lists = _counted(decoded_lists(lists_dir, split, encoder, None).filter(of_users))
+            if not self.lists.count:
+                raise InputError(f"data.users: the split {split!r} has no list of the {config.users} users")
         self.count = self.lists.count
         self.sizes: Sequence[int] = (
             evaluation_sizes(self.lists, config)
@@ -159,6 +181,8 @@ class ListDataset:
             self.sizes[0] if len(self.sizes) == 1 else None,
             _FILES_AT_ONCE if split == "train" else 1,
         )
+        if config.users != "all":
+            lists = lists.filter(of_users)
         # Of several sizes a list keeps its own length until it is batched.
         longest = self.sizes[-1]
         self.list_bytes = sum(

@@ -102,6 +102,10 @@ class EncodedWorld:
         """The lists of a split, ready to be batched."""
         return EncodedLists(self, split, config)
 
+    def ids_of_users(self, numbers: np.ndarray) -> np.ndarray:
+        """The ids of users in the vocabulary, int32."""
+        return self._tables["user_id"].numpy()[numbers]
+
     def encode(self, lists: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Encodes a batch of lists; `lists` has the fields of `Lists` as tensors."""
         user, items, past = lists["user"], lists["items"], lists["past"]
@@ -196,19 +200,23 @@ class EncodedLists:
 
     def __init__(self, source: EncodedWorld, split: str, config: DataConfig) -> None:
         self.source, self.split, self.config = source, split, config
-        self.count = len(source.lists[split].user)
+        self._rows = np.arange(len(source.lists[split].user))
+        if config.users != "all":
+            ids = source.ids_of_users(source.lists[split].user)
+            self._rows = self._rows[ids % 2 == (0 if config.users == "even" else 1)]
+        self.count = len(self._rows)
         if not self.count:
             raise InputError(f"the split {split!r} has no lists")
         self.steps_per_epoch = self.count // config.batch_size
 
     def training_batches(self, seed: int, epoch: int) -> tf.data.Dataset:
         """Shuffled whole batches of one epoch; the order is a function of `seed` and `epoch`."""
-        order = np.random.default_rng([seed, epoch]).permutation(self.count)
+        order = np.random.default_rng([seed, epoch]).permutation(self._rows)
         return self._batched(order, drop_remainder=True)
 
     def batches(self) -> tf.data.Dataset:
         """All lists in order; a last batch may be smaller."""
-        return self._batched(np.arange(self.count), drop_remainder=False)
+        return self._batched(self._rows, drop_remainder=False)
 
     def _batched(self, order: np.ndarray, drop_remainder: bool) -> tf.data.Dataset:
         rows = tf.data.Dataset.from_tensor_slices(order).batch(self.config.batch_size, drop_remainder)

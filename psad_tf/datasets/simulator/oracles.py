@@ -24,17 +24,19 @@ BEAM_WIDTH = 16
 _LISTS_AT_ONCE = 4096
 
 
-def pointwise_values(world: World, users: Users, items: np.ndarray) -> np.ndarray:
-    """Each candidate's click probability were it alone in the list, the mean over the L slots, unexamined
-    slots included: float [lists, n]."""
+def pointwise_values(world: World, users: Users, items: np.ndarray, slots: int) -> np.ndarray:
+    """Each candidate's click probability were it alone in the list, the mean over the first L slots.
+
+    Returns:
+        float [lists, n].
+    """
     counts = np.zeros((len(items), world.config.categories + 1))
-    slots = range(world.config.slots)
-    return np.mean([world.slot_probability(users, slot, items, counts) for slot in slots], axis=0)
+    return np.mean([world.slot_probability(users, slot, items, counts) for slot in range(slots)], axis=0)
 
 
 def pointwise_order(world: World, users: Users, items: np.ndarray, slots: int) -> np.ndarray:
     """The candidates by what each is worth alone: int [lists, slots]."""
-    return np.argsort(-pointwise_values(world, users, items), axis=1, kind="stable")[:, :slots]
+    return np.argsort(-pointwise_values(world, users, items, slots), axis=1, kind="stable")[:, :slots]
 
 
 def greedy_order(world: World, users: Users, items: np.ndarray, slots: int) -> np.ndarray:

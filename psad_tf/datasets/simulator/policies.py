@@ -31,7 +31,8 @@ def reranker(
     world: World, users: Users, items: np.ndarray, scores: np.ndarray, random: np.random.Generator
 ) -> np.ndarray:
     """A previous reranker's order: each item's own click probability, seen with noise, blind to the list."""
-    return pointwise_values(world, users, items) + _RERANKER_NOISE * random.standard_normal(items.shape)
+    values = pointwise_values(world, users, items, world.config.slots)
+    return values + _RERANKER_NOISE * random.standard_normal(items.shape)
 
 
 POLICIES: dict[str, Policy] = {"initial": initial, "reranker": reranker}

@@ -165,6 +165,20 @@ def test_length_buckets_hold_the_same_lists(lists_dir):
     assert candidates(one) == candidates(buckets)
 
 
+def test_the_halves_of_the_users_share_no_list_and_leave_none_out(lists_dir):
+    encoder = load_encoder(lists_dir)
+
+    def users_and_lists(users: str) -> tuple[set[int], int]:
+        config = DataConfig(batch_size=8, list_sizes=(8,), users=users)
+        dataset = ListDataset(lists_dir, "train", encoder, config)
+        found = [int(user) for batch in dataset.batches() for user in batch["user_id"][:, 0]]
+        assert dataset.count == len(found)
+        return set(found), len(found)
+
+    (even, of_even), (odd, of_odd), (_, all_) = (users_and_lists(each) for each in ("even", "odd", "all"))
+    assert even and odd and not even & odd and of_even + of_odd == all_
+
+
 @pytest.fixture
 def copied(lists_dir, tmp_path):
     return shutil.copytree(lists_dir, tmp_path / "lists")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -52,6 +53,16 @@ def test_the_short_way_gives_what_the_job_and_the_encoder_give(
         for name, value in expected.items():
             assert found[name].dtype == value.dtype, name
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=2e-5, err_msg=name)
+
+
+def test_the_halves_of_the_users_are_those_of_the_list_folder(source: EncodedWorld) -> None:
+    counts = {}
+    for users in ("even", "odd", "all"):
+        lists = source.dataset("train", dataclasses.replace(DATA, users=users))
+        ids = np.concatenate([batch["user_id"].numpy() for batch in lists.batches()])
+        assert len(ids) == lists.count and (users == "all" or set(ids.ravel() % 2) == {int(users == "odd")})
+        counts[users] = lists.count
+    assert counts["even"] + counts["odd"] == counts["all"]
 
 
 def test_an_epoch_has_every_list_once_in_an_order_of_its_own(source: EncodedWorld) -> None:
