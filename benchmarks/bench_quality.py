@@ -57,6 +57,7 @@ MODELS = {
 UNTRAINED = ("initial", "greedy_oracle")
 STUDENTS_BLOCK = 5
 PSAD = "psad"
+LIST_VALUE = "list_value"  # true value of lists on simulated worlds: benchmarks/list_value.py
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each model")
     parser.add_argument("--models", nargs="+", default=None, help="only these")
-    parser.add_argument("--data", nargs="+", choices=list(MODELS), default=list(MODELS), help="data sets")
+    parser.add_argument(
+        "--data", nargs="+", choices=[*MODELS, LIST_VALUE], default=list(MODELS), help="data sets"
+    )
     parser.add_argument("--lists_dir", default="", help="MovieLens lists that are already there")
     parser.add_argument("--output_dir", default=RESULTS_DIR, help="folder of the results")
     parser.add_argument("--work_dir", default=WORK_DIR, help="folder of data, runs and finished results")
@@ -81,7 +84,11 @@ def run(options: argparse.Namespace) -> None:
     os.makedirs(options.output_dir, exist_ok=True)
     store = ResultStore(os.path.join(options.work_dir, "results.jsonl"))
     path = os.path.join(options.output_dir, "quality.json")
-    for data in options.data:
+    if LIST_VALUE in options.data:
+        from benchmarks import list_value
+
+        list_value.main(["--output_dir", options.output_dir, "--work_dir", options.work_dir])
+    for data in (name for name in options.data if name != LIST_VALUE):
         names = [name for name in MODELS[data] if options.models is None or name in options.models]
         if not names:
             continue

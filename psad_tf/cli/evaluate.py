@@ -13,7 +13,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run_dir", required=True, help="folder that 'psad train' wrote")
     parser.add_argument("--lists_dir", required=True, help="folder that 'psad preprocess' wrote")
     parser.add_argument("--split", choices=("train", "valid", "test"), default="test", help="lists to rank")
-    parser.add_argument("--output", default="", help="JSON file; left out: RUN/evaluation_<split>.json")
+    parser.add_argument(
+        "--list_value",
+        metavar="RUN",
+        help="estimate instead what the lists are worth, by the teacher of this other run, trained on other "
+        "users' lists and from another seed",
+    )
+    parser.add_argument(
+        "--slots", type=int, help="with --list_value: slots to value; left out: all that both runs fill"
+    )
+    parser.add_argument(
+        "--output",
+        default="",
+        help="JSON file; left out: RUN/evaluation_<split>.json or RUN/list_value_<split>.json",
+    )
     parser.add_argument(
         "--convention",
         choices=("psad", "librerank"),
@@ -23,6 +36,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    """Evaluates, writes the values and prints them."""
+    from psad_tf.errors import InputError
+
+    if arguments.list_value:
+        _run_list_value(arguments)
+    elif arguments.slots is not None:
+        raise InputError("--slots: goes with --list_value")
+    else:
+        _run_metrics(arguments)
+
+
+def _run_list_value(arguments: argparse.Namespace) -> None:
+    from psad_tf.evaluation.list_value import estimate_list_values
+    from psad_tf.files import replaced_file
+    from psad_tf.training.devices import silence_xla
+
+    silence_xla()
+    print(f"Ranking the {arguments.split} lists ...", flush=True)
+    report = estimate_list_values(
+        arguments.run_dir, arguments.list_value, arguments.lists_dir, arguments.split, arguments.slots
+    ).report()
+    path = arguments.output or os.path.join(arguments.run_dir, f"list_value_{arguments.split}.json")
+    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(
+            {"evaluator": os.path.basename(arguments.list_value.rstrip(os.sep)), **report}, file, indent=1
+        )
+        file.write("\n")
+    print(f"expected gain of the first {report['slots']} slots, mean of {report['lists']:,} lists:")
+    for model, value in report["values"].items():
+        print(f"  {model:20}{value:10.4f}")
+    print("differences, with 95 % bootstrap intervals:")
+    for pair, facts in report["differences"].items():
+        print(f"  {pair:20}{facts['mean']:+10.4f}   {facts['low']:+.4f} to {facts['high']:+.4f}")
+    print(f"Wrote {path}")
+
+
+def _run_metrics(arguments: argparse.Namespace) -> None:
     from psad_tf.evaluation.evaluate import evaluate_run, worse_than_initial
     from psad_tf.files import replaced_file
     from psad_tf.metrics import METRICS

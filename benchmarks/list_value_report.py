@@ -1,0 +1,100 @@
+"""Tables and picture of the true list values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.common import markdown_table
+from psad_tf.files import replaced_file
+
+_OURS, _BASELINE, _REFERENCE = "#1f6fb4", "#9a9a9a", "#d9b44a"
+_REFERENCES = ("random", "initial", "pointwise_oracle", "greedy_oracle", "beam_oracle")
+
+Found = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+
+
+def tables(found: Found, significance: Found, order: Sequence[str]) -> str:
+    """A table a world: the share of the greedy oracle's value by model, a column a log."""
+    parts = ["# True list value: expected clicks on the first 6 slots, as a share of the greedy oracle's"]
+    for world, of_world in found.items():
+        columns = [
+            (lists, shown)
+            for lists in sorted(of_world, key=int)
+            for shown in sorted(of_world[lists], reverse=True)
+        ]
+        rows = []
+        for model in order:
+            cells = [_cell(of_world[lists][shown].get(model)) for lists, shown in columns]
+            if any(cells):
+                rows.append([model, *cells])
+        header = ["model", *(f"{int(lists):,} lists, {shown} shown" for lists, shown in columns)]
+        parts.append(f"## World `{world}`\n\n{markdown_table(header, rows)}")
+        tested = significance.get(world, {})
+        rows = [
+            [
+                f"{int(lists):,} lists, {shown} shown: {model}",
+                f"{facts['difference']:+.4f}",
+                f"{facts['low']:+.4f} to {facts['high']:+.4f}",
+                f"{facts['p']:.1g}",
+            ]
+            for lists, of_lists in tested.items()
+            for shown, of_shown in of_lists.items()
+            for model, facts in sorted(of_shown.items(), key=lambda each: order.index(each[0]))
+        ]
+        if rows:
+            header = ["student less", "clicks a list", "95 %", "p"]
+            parts.append(f"Paired by list, seeds averaged:\n\n{markdown_table(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def _cell(facts: Mapping[str, Any] | None) -> str:
+    if facts is None:
+        return ""
+    spread = f" ± {facts['std']:.4f}" if len(facts["seeds"]) > 1 else ""
+    return f"{facts['mean']:.4f}{spread}"
+
+
+def draw(found: Found, path: str, order: Sequence[str]) -> None:
+    """A panel for all shown and one for some: the models from worst to best, trained on the most lists."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    of_world = found.get("interactions", {})
+    panels = []
+    for shown in ("all", "6"):
+        with_student = [lists for lists in of_world if "student" in of_world[lists].get(shown, {})]
+        if with_student:
+            lists = max(with_student, key=int)
+            panels.append((f"{int(lists):,} logged lists, {shown} of 20 shown", of_world[lists][shown]))
+    if not panels:
+        return
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(5.6 * len(panels), 5.2), squeeze=False)
+    for axis, (title, models) in zip(axes[0], panels, strict=True):
+        names = sorted((name for name in order if name in models), key=lambda name: models[name]["mean"])
+        means = [100 * models[name]["mean"] for name in names]
+        spreads = [100 * models[name]["std"] for name in names]
+        axis.barh(names, means, xerr=spreads, color=[_color(name) for name in names], height=0.7)
+        for row, mean in enumerate(means):
+            axis.text(mean + 0.6, row, f"{mean:.1f}", va="center", fontsize=8)
+        axis.set_xlim(min(means) - 4, max(means) + 6)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("expected clicks on 6 slots, % of the greedy oracle's")
+        axis.spines[["top", "right"]].set_visible(False)
+    handles = [
+        pyplot.Rectangle((0, 0), 1, 1, color=color, label=label)
+        for color, label in ((_OURS, "PSAD"), (_BASELINE, "baselines"), (_REFERENCE, "references"))
+    ]
+    axes[0][-1].legend(handles=handles, loc="lower right", frameon=False, fontsize=8)
+    figure.tight_layout()
+    with replaced_file(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+    pyplot.close(figure)
+
+
+def _color(model: str) -> str:
+    if model == "student" or model.startswith("teacher"):
+        return _OURS
+    return _REFERENCE if model in _REFERENCES else _BASELINE
