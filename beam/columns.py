@@ -67,7 +67,7 @@ class Columns:
             part, _, name = column.partition(".")
             if name and self._has_parts and part in PARTS:
                 if self._text:
-                    read = _number if part == "feedback" else self._parts[part].get(name)
+                    read = _feedback if part == "feedback" else self._parts[part].get(name)
                     value = _cell(value, read, column)
                 if value is not None:
                     whole = shaped.setdefault(part, {})
@@ -125,7 +125,9 @@ def _cell(value: str, read: Callable[[str], Any] | None, column: str) -> Any:
     try:
         return read(value)
     except ValueError:
-        wanted = "whole seconds" if column == "time" else "a whole number" if read is _whole else "a number"
+        if column == "time":  # of another form, perhaps
+            return value
+        wanted = "a whole number" if read is _whole else "a number"
         raise RecordError("wrong_type", f"{column}: expected {wanted}, got {value[:40]!r}") from None
 
 
@@ -135,6 +137,12 @@ def _whole(value: str) -> int:
 
 def _number(value: str) -> float:
     return float(_without_underscore(value))
+
+
+def _feedback(value: str) -> float:
+    return (
+        {"true": 1.0, "false": 0.0}[value.lower()] if value.lower() in ("true", "false") else _number(value)
+    )
 
 
 def _without_underscore(value: str) -> str:

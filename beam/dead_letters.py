@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from psad_tf.beam.output_file import OutputFile
+from psad_tf.beam.output_file import PARTS, OutputFile, create, open_file
 from psad_tf.beam.transforms.sort_values import SortValues
-from psad_tf.data.records import RecordError
+from psad_tf.data.records import KINDS, RecordError
 
 DEAD = "dead"
 COUNTS = "psad"  # the namespace of the job's counters among Beam's metrics
@@ -106,3 +107,42 @@ class WriteDeadLetters(beam.PTransform):
             for letter in letters:
                 file.write(letter.partition(b"\0")[2] + b"\n")
         return file.info()
+
+
+def keep_dead_letters(folder: str, reports: Any, output_dir: str) -> str:
+    """Keeps the dead letters of a job that fails, in `<output_dir>.dead_letters/`.
+
+    Args:
+        folder: The folder that the job worked in.
+        reports: What it reported; its `files` name the dead letters' parts.
+        output_dir: The output folder that is not made.
+
+    Returns:
+        What an error message adds: the commonest reason with an example, and where all of them are; "" where
+        there are none.
+    """
+    parts = sorted(info["part"] for info in reports.files if info["name"].startswith("dead_letters/"))
+    reasons = {
+        (kind, reason): count for kind in (*KINDS, "rows") for reason, count in reports.dropped(kind).items()
+    }
+    if not parts or not reasons:
+        return ""
+    kind, reason = max(reasons, key=lambda each: (reasons[each], each))
+    example, kept = "", f"{output_dir.rstrip('/')}.dead_letters"
+    with contextlib.suppress(Exception):  # there from a job before
+        FileSystems.delete([kept])
+    with contextlib.suppress(Exception):
+        FileSystems.mkdirs(kept)
+    for number, part in enumerate(parts):
+        with contextlib.closing(open_file(FileSystems.join(folder, PARTS, part))) as source:
+            text = source.read()
+        with contextlib.closing(create(FileSystems.join(kept, f"part-{number:05d}.jsonl"))) as target:
+            target.write(text)
+        for line in () if example else text.splitlines():
+            letter = json.loads(line)
+            if (letter["kind"], letter["reason"]) == (kind, reason):
+                example = f"{letter['detail']} ({letter['source']})"
+                break
+    return (
+        f"; most often {reason} ({reasons[kind, reason]:,} {kind}): {example}; all dead letters are in {kept}"
+    )

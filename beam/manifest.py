@@ -29,6 +29,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 SCHEMA = "schema.pbtxt"
 STATISTICS = "statistics.json"
+_COPIES = frozenset(("duplicate_request", "duplicate_user_row", "duplicate_item_row"))
 
 
 class Reports:
@@ -64,17 +65,32 @@ class Reports:
             if key.startswith(start)
         }
 
-    def check(self, declaration: FeatureDeclaration) -> None:
-        """Refuses a result that nothing could be trained on.
+    def lost(self, kind: str) -> int:
+        """Dead letters of a kind, but for later copies of a record that was kept."""
+        return sum(count for reason, count in self.dropped(kind).items() if reason not in _COPIES)
+
+    def check(self, declaration: FeatureDeclaration, max_dropped: float = 1.0) -> None:
+        """Refuses a result that nothing should be trained on.
+
+        Args:
+            declaration: The features.
+            max_dropped: Largest share of the records of a kind that may be lost.
 
         Raises:
-            InputError: A file is damaged, there is no list, no training list, or a declared feature or label
-                that occurs in no record.
+            InputError: A file is damaged, too many records of a kind are lost, there is no list, no training
+                list, or a declared feature or label that occurs in no record.
         """
         if self.mistakes:
             others = len(self.mistakes) - 1
             raise InputError(min(self.mistakes) + (f" (and {others} more such files)" if others else ""))
         counts = self.counts
+        for kind in (*KINDS, "rows"):
+            lost, read = self.lost(kind), counts[f"{kind}/read"]
+            if lost > max_dropped * read and (self._written() or kind not in (IMPRESSIONS, "rows")):
+                raise InputError(
+                    f"{lost:,} of {read:,} {kind} cannot be used, {lost / read:.1%}, more than --max_dropped "
+                    f"{max_dropped:g} allows"
+                )
         written = self._written()
         if not written:
             dropped = self.dropped(IMPRESSIONS) or self.dropped("rows")
@@ -104,7 +120,11 @@ class Reports:
                 yield name
 
     def manifest(
-        self, declaration: FeatureDeclaration, options: dict[str, Any], files: dict[str, dict[str, Any]]
+        self,
+        declaration: FeatureDeclaration,
+        options: dict[str, Any],
+        files: dict[str, dict[str, Any]],
+        inputs: dict[str, list[str]],
     ) -> dict[str, Any]:
         """The manifest; its counts add up: read = written + dropped, for every kind of record."""
         counts = self.counts
@@ -128,6 +148,10 @@ class Reports:
             "candidates": {split: counts[f"candidates/{split}"] for split in SPLITS},
             "positives": {split: counts[f"positives/{split}"] for split in SPLITS},
             "counts": {**impressions, **by_kind},
+            "in_history": {
+                name: counts[f"history/{name}"]
+                for name in ("positives", "positives_in_history", "negatives", "negatives_in_history")
+            },
             "joins": {
                 name: counts[f"joins/{name}"]
                 for name in ("lists_without_history", "lists_without_user", "candidates_without_item")
@@ -136,6 +160,7 @@ class Reports:
                 name: counts[f"coverage/{name}"] for name in dict.fromkeys((*_names(declaration), LABEL))
             },
             "split_points": dict(zip(("valid_from", "test_from"), self.split_points, strict=True)),
+            "inputs": inputs,
             "files": files,
             "options": options,
             "declaration": declaration.to_dict(),
@@ -154,7 +179,11 @@ class Reports:
 
 
 def finish(
-    folder: str, reports: Reports, declaration: FeatureDeclaration, options: PreprocessOptions
+    folder: str,
+    reports: Reports,
+    declaration: FeatureDeclaration,
+    options: PreprocessOptions,
+    inputs: dict[str, list[str]],
 ) -> dict[str, Any]:
     """Gives the written files their names and writes statistics, schema and, last, the manifest.
 
@@ -163,6 +192,7 @@ def finish(
         reports: What the steps reported.
         declaration: The features.
         options: The job's options.
+        inputs: Names of the files read, by kind.
 
     Returns:
         The manifest.
@@ -184,7 +214,8 @@ def finish(
         data = text.encode()
         _write(FileSystems.join(folder, name), data)
         files[name] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "records": records}
-    manifest = _json(reports.manifest(declaration, dataclasses.asdict(options), dict(sorted(files.items()))))
+    facts = reports.manifest(declaration, dataclasses.asdict(options), dict(sorted(files.items())), inputs)
+    manifest = _json(facts)
     _write(FileSystems.join(folder, MANIFEST), manifest.encode())
     return json.loads(manifest)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import zoneinfo
 from typing import Literal
 
 from psad_tf.errors import InputError
@@ -56,6 +57,9 @@ class PreprocessOptions:
         min_candidates: A shorter list is a dead letter.
         session_gap_seconds: In logs without request ids, a pause of more than this starts a new list.
         latest_time: Seconds; a later record is a dead letter. None means the moment the job starts.
+        time_zone: Of ISO 8601 times that name none, as `UTC` or `Europe/Berlin`; "" makes them dead letters.
+        max_dropped: Largest share of the records of a kind that may be dead letters; copies of a record that
+            was kept do not count. More fails the job.
         compression_level: Of the gzip files, 1 (fast) to 9 (small).
         buffer_bytes: Memory for sorting the values of one key; more are sorted on local disk.
         side_input_bytes: Item files of more bytes than this are joined by a shuffle instead of being held by
@@ -70,6 +74,8 @@ class PreprocessOptions:
     min_candidates: int = 1
     session_gap_seconds: int = 1800
     latest_time: int | None = None
+    time_zone: str = ""
+    max_dropped: float = 0.01
     compression_level: int = 4
     buffer_bytes: int = 48 << 20
     side_input_bytes: int = 64 << 20
@@ -89,6 +95,13 @@ class PreprocessOptions:
             raise InputError(f"compression_level: must be 1 to 9, got {self.compression_level}")
         if self.num_shards > 99_999:
             raise InputError(f"num_shards: must be at most 99999, got {self.num_shards}")
+        if not 0.0 <= self.max_dropped <= 1.0:
+            raise InputError(f"max_dropped: must be a share from 0 to 1, got {self.max_dropped}")
+        if self.time_zone:
+            try:
+                zoneinfo.ZoneInfo(self.time_zone)
+            except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+                raise InputError(f"time_zone: {self.time_zone!r} is no time zone's name") from None
         if self.long_lists not in ("drop", "truncate"):
             raise InputError(f"long_lists: {self.long_lists!r} is not 'drop' or 'truncate'")
 

@@ -29,7 +29,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from psad_tf.beam.dead_letters import COUNTS, DEAD, WriteDeadLetters
+from psad_tf.beam.dead_letters import COUNTS, DEAD, WriteDeadLetters, keep_dead_letters
 from psad_tf.beam.manifest import MANIFEST, SCHEMA, STATISTICS, Reports, finish, read_json
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.output_file import PARTS, create
@@ -44,7 +44,7 @@ from psad_tf.beam.transforms.split import FindSplitPoints
 from psad_tf.beam.transforms.statistics import DenseStatistics
 from psad_tf.beam.transforms.timeline import NEEDED, JoinHistories
 from psad_tf.beam.transforms.vocabularies import WriteVocabularies
-from psad_tf.data.records import ITEMS
+from psad_tf.data.records import ITEMS, KINDS
 from psad_tf.errors import InputError
 from psad_tf.features import SPLITS, FeatureDeclaration
 from psad_tf.files import check_replaceable, replaced_directory
@@ -148,8 +148,9 @@ def preprocess(
         The manifest.
 
     Raises:
-        InputError: An input is missing or damaged, no list can be made, a declared feature occurs nowhere, or
-            the output folder holds what this job did not write.
+        InputError: An input is missing or damaged, too many records are lost, no list can be made, a declared
+            feature occurs nowhere, or the output folder holds what this job did not write. The dead letters
+            of a job that fails are kept beside the output, and the message names the commonest.
     """
     if "://" not in os.fspath(output_dir):
         check_replaceable(output_dir, _OURS)
@@ -162,11 +163,16 @@ def preprocess(
     with _output_folder(os.fspath(output_dir)) as folder:
         with shown_progress(folder):
             reports = _run(ranges, folder, declaration, settled, pipeline_options)
-        reports.check(declaration)
+        try:
+            reports.check(declaration, settled.max_dropped)
+        except InputError as error:
+            kept = keep_dead_letters(folder, reports, os.fspath(output_dir))
+            raise InputError(f"{error}{kept}") from None
         wrong = reports.unaccounted()
         if wrong:
             raise RuntimeError(f"records are not accounted for: {'; '.join(wrong)}")
-        return finish(folder, reports, declaration, settled)
+        read = {kind: sorted({each.name for each in ranges if each.kind == kind}) for kind in KINDS}
+        return finish(folder, reports, declaration, settled, read)
 
 
 def _run(

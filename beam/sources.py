@@ -26,7 +26,7 @@ import orjson
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from psad_tf.data.records import IMPRESSIONS, INTERACTIONS, ITEMS, KINDS, USERS, RecordError
+from psad_tf.data.records import FEATURES_FILE, IMPRESSIONS, INTERACTIONS, ITEMS, KINDS, USERS, RecordError
 from psad_tf.errors import InputError
 
 RANGE_BYTES = 32 << 20
@@ -39,6 +39,7 @@ FORMATS = {
     ".avro": "avro",
 }
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2"}
+_UNKNOWN_FORMAT = f"the format is not known by the name's end (known: {', '.join(FORMATS)}; .gz, .bz2)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,14 +76,29 @@ class RawInputs:
         found: dict[str, tuple[str, ...]] = {}
         for kind in KINDS:
             matches = _match(FileSystems.join(name, kind + "*"))
-            files = [path for path, _ in matches if _format_of(path) and _called(path, kind)]
-            found[kind] = tuple(sorted(files))
+            found[kind] = tuple(sorted(path for path, _ in matches if _called(path, kind)))
+            for path in found[kind]:
+                if _format_of(path) is None:
+                    raise InputError(f"{path}: {_UNKNOWN_FORMAT}; rename it if it is not to be read")
         for kind in (IMPRESSIONS, INTERACTIONS):
             if not found[kind]:
                 raise InputError(
                     f"{FileSystems.join(name, kind + '.jsonl')}: no such file (nor .csv, .parquet, .avro)"
                 )
         return cls(found[IMPRESSIONS], found[INTERACTIONS], found[USERS], found[ITEMS])
+
+
+def unread_files(folder: str | os.PathLike[str], inputs: RawInputs) -> list[str]:
+    """Names of the files of a local folder that are not read: neither records nor the declaration."""
+    read = {os.path.abspath(path) for kind in KINDS for path in getattr(inputs, kind)}
+    return sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_file()
+        and entry.name != FEATURES_FILE
+        and not entry.name.startswith(".")
+        and os.path.abspath(entry.path) not in read
+    )
 
 
 class FileRange(NamedTuple):
@@ -137,8 +153,7 @@ def find_ranges(inputs: RawInputs) -> list[FileRange]:
     for (kind, path), size in files.items():
         format_and_compression = _format_of(path)
         if format_and_compression is None:
-            known = ", ".join(FORMATS)
-            raise InputError(f"{path}: the format is not known by the name's end (known: {known}; .gz, .bz2)")
+            raise InputError(f"{path}: {_UNKNOWN_FORMAT}")
         name = "/".join(path.split("/")[common:])
         whole = FileRange(kind, path, name, *format_and_compression, 0, size)
         if whole.format != "jsonl" or whole.compression:

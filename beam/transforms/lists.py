@@ -139,6 +139,14 @@ class _WriteLists(CountingDoFn):
         counts[f"lists/{split}"] += 1
         counts[f"candidates/{split}"] += len(values.labels)
         counts[f"positives/{split}"] += sum([label[0] > 0 for label in values.labels])
+        past = {strings[0][0] for strings in values.history_categorical}
+        for (relevance, _), strings, slot in zip(
+            values.labels, values.categorical, values.shown_position, strict=True
+        ):
+            if slot >= 0:
+                kind = "positives" if relevance > 0 else "negatives"
+                counts[f"history/{kind}"] += 1
+                counts[f"history/{kind}_in_history"] += strings[0][0] in past
         counts["joins/lists_without_history"] += not values.history_categorical
         counts["joins/lists_without_user"] += user is None
         counts["joins/candidates_without_item"] += values.unknown_items

@@ -26,6 +26,7 @@ from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.sources import FileRange, read_range
 from psad_tf.beam.transforms.check import ATTRIBUTES, INTERACTION, DeclaredTypes, ImpressionCheck, to_json
 from psad_tf.beam.transforms.rows import ROWS, keyed_row
+from psad_tf.data.common_forms import CommonForms
 from psad_tf.data.encode_record import RecordEncoder
 from psad_tf.data.records import (
     IMPRESSIONS,
@@ -84,6 +85,7 @@ class _ReadRange(CountingDoFn):
         self._types = DeclaredTypes(self._declaration)
         self._impressions = ImpressionCheck(self._declaration, self._options)
         self._interaction = RecordEncoder(self._declaration).interaction
+        self._common = CommonForms(self._declaration, self._options.time_zone)
 
     def process(self, file_range: FileRange) -> Iterable[Any]:
         columns = Columns(file_range.kind, self._declaration, text=file_range.format == "csv")
@@ -106,9 +108,15 @@ class _ReadRange(CountingDoFn):
                         raise record.error
                     if flat or kind == ROWS:
                         data = columns(data)
-                    if not record.plain:
+                    try:
+                        if not record.plain:
+                            check_text(data, "")
+                        taken = take[kind](self, data, source)
+                    except RecordError:
+                        data = self._common(data, kind)
                         check_text(data, "")
-                    yield take[kind](self, data, source)
+                        taken = take[kind](self, data, source)
+                    yield taken
                 except RecordError as error:
                     yield self.dead(kind, error, source, record.data)
                 except Exception as error:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 HELP = "turn raw logs into training lists, vocabularies, statistics and a schema (Beam)"
 
@@ -58,6 +63,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--latest_time", type=int, help="seconds; later records are dead letters (default: now)"
     )
+    parser.add_argument(
+        "--time_zone",
+        default="",
+        help="of ISO times that name none, as UTC; without it they are dead letters",
+    )
+    parser.add_argument(
+        "--max_dropped",
+        type=float,
+        default=0.01,
+        help="a larger share of dead letters of a kind fails the job",
+    )
     parser.add_argument("--compression_level", type=int, default=4, help="of the gzip files, 1 to 9")
     parser.add_argument(
         "beam_options", nargs="*", metavar="-- BEAM_OPTION",
@@ -82,7 +98,7 @@ def run(arguments: argparse.Namespace) -> None:
     logging.disable(logging.WARNING)
     from psad_tf.beam.options import PreprocessOptions, SplitPolicy
     from psad_tf.beam.pipeline import preprocess
-    from psad_tf.beam.sources import RawInputs
+    from psad_tf.beam.sources import RawInputs, unread_files
 
     logging.disable(logging.NOTSET)
     given = {kind: tuple(getattr(arguments, kind) or ()) for kind in RAW_KINDS}
@@ -93,14 +109,22 @@ def run(arguments: argparse.Namespace) -> None:
         inputs = dataclasses.replace(found, **{kind: paths for kind, paths in given.items() if paths})
     else:
         inputs = RawInputs.from_folder(folder)
+    if folder is not None and "://" not in folder:
+        for name in unread_files(folder, inputs):
+            print(f"Not read, by its name: {os.path.join(folder, name)}")
     split = SplitPolicy(
         arguments.valid_fraction, arguments.test_fraction, arguments.valid_from, arguments.test_from
     )
     names = {field.name for field in dataclasses.fields(PreprocessOptions)} & set(vars(arguments))
     options = PreprocessOptions(split=split, **{name: getattr(arguments, name) for name in names})
-    manifest = preprocess(
-        inputs, arguments.output_dir, declaration, options=options, pipeline_options=arguments.beam_options
-    )
+    with ended_by_sigterm():
+        manifest = preprocess(
+            inputs,
+            arguments.output_dir,
+            declaration,
+            options=options,
+            pipeline_options=arguments.beam_options,
+        )
     counts = manifest["counts"]
     dropped = sum(counts["dropped"].values())
     lists = ", ".join(f"{count} {split}" for split, count in manifest["lists"].items())
@@ -112,7 +136,53 @@ def run(arguments: argparse.Namespace) -> None:
             dropped = sum(of_kind["dropped"].values())
             print(f"Read {of_kind['read']} {kind}: {of_kind['kept']} kept, {dropped} dead letters")
             _print_reasons(of_kind["dropped"])
+    _print_facts(manifest)
     print(f"Wrote {arguments.output_dir}")
+
+
+def _print_facts(manifest: dict[str, Any]) -> None:
+    """Files, positives, coverage of the features, and how much of the answers stands in the histories."""
+    files = ", ".join(f"{len(names)} of {kind}" for kind, names in manifest["inputs"].items())
+    print(f"Files read: {files}")
+    lists = sum(manifest["lists"].values())
+    positives = ", ".join(f"{count:,} {split}" for split, count in manifest["positives"].items())
+    print(f"Candidates with a label of 1 or more: {positives}")
+    for split, count in manifest["positives"].items():
+        if manifest["lists"][split] and not count:
+            print(f"  none in the split {split}: it can neither train nor measure anything")
+    covered = ", ".join(f"{name} {count / lists:.0%}" for name, count in manifest["coverage"].items())
+    print(f"Lists in which a feature has a value: {covered}")
+    past = manifest["in_history"]
+    shares = [
+        past[f"{kind}_in_history"] / past[kind] if past[kind] else 0.0 for kind in ("positives", "negatives")
+    ]
+    print(f"Already in their list's history: {shares[0]:.1%} of the positives, {shares[1]:.1%} of the others")
+    if shares[0] > 0.2 and shares[0] > 3 * shares[1]:
+        print(
+            "  The histories may hold the answers: are the interactions' clocks behind the requests', or are "
+            "interactions logged with the time of the request's day?"
+        )
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Ends as by Ctrl-C, with code 143, when a scheduler asks the job to stop: nothing half written stays."""
+    asked = []
+
+    def stop(*_: object) -> None:
+        asked.append(True)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not asked:
+            raise
+        print("psad: interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _print_reasons(dropped: dict[str, int]) -> None:

@@ -467,8 +467,11 @@ def _at(where: str, index: int | None) -> str:
 
 
 def _named(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value)) or repr(value)[:40]
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return {dict: "an object", list: "a list", type(None): "null"}.get(type(value)) or repr(value)[:40]
 
 
 def write_json_lines(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> int:
