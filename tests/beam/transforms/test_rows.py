@@ -10,7 +10,7 @@ from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
 NOON = logs.START
-OPTIONS = PreprocessOptions(num_shards=1, latest_time=NOON * 2, session_gap_seconds=100
+OPTIONS = PreprocessOptions(num_shards=1, latest_time=NOON * 2, session_gap_seconds=100, max_dropped=1.0)
 
 
 def _rows_of(impressions):
