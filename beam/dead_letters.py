@@ -20,6 +20,8 @@ from psad_tf.data.records import KINDS, RecordError
 
 DEAD = "dead"
 COUNTS = "psad"  # the namespace of the job's counters among Beam's metrics
+# Reasons of later copies of a record that was kept: nothing is lost by them.
+COPIES = frozenset(("duplicate_request", "duplicate_user_row", "duplicate_item_row"))
 SHARD_NAME = "dead_letters/part-{:05d}-of-{:05d}.jsonl"
 
 

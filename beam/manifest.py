@@ -14,6 +14,7 @@ from typing import Any
 from apache_beam.io.filesystems import FileSystems
 from google.protobuf import text_format
 
+from psad_tf.beam.dead_letters import COPIES
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.output_file import PARTS, OutputFile, create, open_file
 from psad_tf.beam.schema import record_schema
@@ -29,7 +30,6 @@ VERSION = 1
 MANIFEST = "manifest.json"
 SCHEMA = "schema.pbtxt"
 STATISTICS = "statistics.json"
-_COPIES = frozenset(("duplicate_request", "duplicate_user_row", "duplicate_item_row"))
 
 
 class Reports:
@@ -67,7 +67,7 @@ class Reports:
 
     def lost(self, kind: str) -> int:
         """Dead letters of a kind, but for later copies of a record that was kept."""
-        return sum(count for reason, count in self.dropped(kind).items() if reason not in _COPIES)
+        return sum(count for reason, count in self.dropped(kind).items() if reason not in COPIES)
 
     def check(self, declaration: FeatureDeclaration, max_dropped: float = 1.0) -> None:
         """Refuses a result that nothing should be trained on.

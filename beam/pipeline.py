@@ -166,6 +166,8 @@ def preprocess(
         try:
             reports.check(declaration, settled.max_dropped)
         except InputError as error:
+            if reports.mistakes:  # a damaged file is reason enough
+                raise
             kept = keep_dead_letters(folder, reports, os.fspath(output_dir))
             raise InputError(f"{error}{kept}") from None
         wrong = reports.unaccounted()
