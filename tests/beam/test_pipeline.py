@@ -17,7 +17,7 @@ from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
 LATEST = logs.START + 10**7
-OPTIONS = PreprocessOptions(num_shards=2, latest_time=LATEST)
+OPTIONS = PreprocessOptions(num_shards=2, latest_time=LATEST, max_dropped=1.0)
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
 ROOT = Path(__file__).parents[2]
-OPTIONS = PreprocessOptions(num_shards=2, latest_time=logs.START * 2)
+OPTIONS = PreprocessOptions(num_shards=2, latest_time=logs.START * 2, max_dropped=1.0)
 FLAGS = ["--num_shards=2", f"--latest_time={logs.START * 2}"]
 
 

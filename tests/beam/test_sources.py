@@ -20,7 +20,7 @@ from psad_tf.errors import InputError
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
-OPTIONS = PreprocessOptions(num_shards=1, latest_time=logs.START * 2)
+OPTIONS = PreprocessOptions(num_shards=1, latest_time=logs.START * 2, max_dropped=1.0)
 
 
 def _without(row, name):

@@ -11,7 +11,7 @@ from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
 NOON = logs.START
-OPTIONS = PreprocessOptions(num_shards=2, latest_time=NOON * 2)
+OPTIONS = PreprocessOptions(num_shards=2, latest_time=NOON * 2, max_dropped=1.0)
 
 
 def _made(folder, impressions, options=OPTIONS):

@@ -11,7 +11,7 @@ from psad_tf.beam.transforms.rows import ROWS, AssembleRows
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
-OPTIONS = PreprocessOptions(latest_time=logs.START * 2)
+OPTIONS = PreprocessOptions(latest_time=logs.START * 2, max_dropped=1.0)
 
 
 def _read(folder, kind, lines):
