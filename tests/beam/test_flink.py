@@ -49,7 +49,7 @@ def raw(tmp_path_factory):
 @pytest.fixture(scope="module")
 def expected(raw, tmp_path_factory):
     output = tmp_path_factory.mktemp("direct") / "lists"
-    options = PreprocessOptions(num_shards=2, latest_time=LATEST)
+    options = PreprocessOptions(num_shards=2, latest_time=LATEST, max_dropped=1.0)
     manifest = preprocess(raw, output, DECLARATION, options=options)
     return logs.digests(output), {**manifest, "created": None}
 
@@ -64,7 +64,7 @@ def flink(tmp_path_factory):
 def _started(state, raw, output):
     command = [
         sys.executable, "-m", "psad_tf.cli", "preprocess", "--input_dir", raw, "--output_dir", output,
-        "--num_shards=2", f"--latest_time={LATEST}", "--", *state["beam_options"],
+        "--num_shards=2", f"--latest_time={LATEST}", "--max_dropped=1", "--", *state["beam_options"],
     ]  # fmt: skip
     return subprocess.Popen(
         list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

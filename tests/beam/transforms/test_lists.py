@@ -44,7 +44,7 @@ def test_of_equally_early_impressions_the_same_one_is_kept_in_whatever_order_the
 def test_a_table_of_many_items_is_joined_by_shuffle_to_the_same_bytes(tmp_path):
     raw = logs.write_folder(tmp_path / "raw", logs.records())
     preprocess(raw, tmp_path / "few", DECLARATION, options=OPTIONS)
-    many = PreprocessOptions(num_shards=2, latest_time=NOON * 2, side_input_bytes=1)
+    many = PreprocessOptions(num_shards=2, latest_time=NOON * 2, side_input_bytes=1, max_dropped=1.0)
     preprocess(raw, tmp_path / "many", DECLARATION, options=many)
     assert logs.digests(tmp_path / "many") == logs.digests(tmp_path / "few")
 
