@@ -51,11 +51,11 @@ def eval_config(rules: BlessingRules, slices: Sequence[str]) -> tfma.EvalConfig:
         metric: _add_metric(metrics, {"metric": metric, "name": metric.replace("@", "_")})
         for metric in METRICS
     }
-    _bound(added["ndcg@10"], rules.ndcg_at_least, [[]], rules.change_at_least)
-    if rules.slice_ndcg_at_least is not None:
-        _bound(added["ndcg@10"], rules.slice_ndcg_at_least, [[name] for name in slices])
+    _bound(added["ndcg@10"], [[]], rules.ndcg_at_least, rules.change_at_least)
+    groups = [[name] for name in slices]
+    _bound(added["ndcg@10"], groups, rules.slice_ndcg_at_least, rules.slice_change_at_least)
     gain = _add_metric(metrics, {"metric": "ndcg@10", "gain": True, "name": GAIN})
-    _bound(gain, rules.gain_at_least, [[]])
+    _bound(gain, [[]], rules.gain_at_least)
     return config
 
 
@@ -64,18 +64,22 @@ def _add_metric(metrics: tfma.MetricsSpec, arguments: dict[str, Any]) -> tfma.Me
 
 
 def _bound(
-    metric: tfma.MetricConfig, at_least: float, slices: list[list[str]], change: float | None = None
+    metric: tfma.MetricConfig,
+    slices: list[list[str]],
+    at_least: float | None = None,
+    change: float | None = None,
 ) -> None:
-    """Adds a threshold on some slices; [] is the slice of all lists.
+    """Adds thresholds on a value and on its change on some slices; [] is the slice of all lists.
 
     A threshold without slices would hold in every slice, however few lists it has.
     """
-    if not slices:
+    if not slices or (at_least is None and change is None):
         return
     bound = metric.per_slice_thresholds.add()
     for features in slices:
         bound.slicing_specs.add(feature_keys=features)
-    bound.threshold.value_threshold.lower_bound.value = at_least
+    if at_least is not None:
+        bound.threshold.value_threshold.lower_bound.value = at_least
     if change is not None:
         bound.threshold.change_threshold.direction = tfma.MetricDirection.HIGHER_IS_BETTER
         bound.threshold.change_threshold.absolute.value = change

@@ -22,10 +22,16 @@ def compile_for_kubeflow(
         span: The span to take; None takes the latest when the job runs.
 
     Raises:
-        InputError: TFX or `kfp-pipeline-spec` is not installed as it must be, or no image is named.
+        InputError: TFX or `kfp-pipeline-spec` is not installed as it must be, no image is named, or the
+            settings ask for what Kubeflow cannot run.
     """
     require_tfx()
     require_kubeflow()
+    if settings.window > 1 or settings.data_rules.drift:
+        raise InputError(
+            "window and drift rules need this library's own driver and resolver, which Kubeflow Pipelines "
+            "cannot run: compile without them"
+        )
     if not image:
         raise InputError("image: name a container image with this library and requirements-dev.txt")
     try:

@@ -8,6 +8,7 @@
        | ExampleValidator <-- DeclaredSchemaGen or          |
        |                      ImportSchemaGen               |
        | AnomalyGate           an anomaly ends the run      |
+       | DriftGate             so does drift, with rules    |
        '----------------- then --> Trainer <----------------|
                                       | model               |
            LatestBlessed -- baseline --> Evaluator <--------'
@@ -30,8 +31,11 @@ from tfx.orchestration import metadata
 from psad_tf.tfx_pipeline.code_version import code_fingerprint
 from psad_tf.tfx_pipeline.components.anomaly_gate import AnomalyGate
 from psad_tf.tfx_pipeline.components.declared_schema_gen import DeclaredSchemaGen
+from psad_tf.tfx_pipeline.components.drift_gate import DriftGate, SpanBefore
+from psad_tf.tfx_pipeline.components.evaluator import Evaluator
 from psad_tf.tfx_pipeline.components.infra_check import InfraCheck
 from psad_tf.tfx_pipeline.components.list_example_gen import ListExampleGen
+from psad_tf.tfx_pipeline.components.pusher import Pusher
 from psad_tf.tfx_pipeline.evaluation import eval_config
 from psad_tf.tfx_pipeline.settings import CODE, MODEL_NAME, TRAIN, PipelineSettings
 
@@ -56,7 +60,9 @@ def create_pipeline(settings: PipelineSettings, span: int | None = None) -> tfx.
     validator = tfx.components.ExampleValidator(
         statistics=statistics.outputs["statistics"], schema=schema.outputs["schema"]
     )
-    gate = AnomalyGate(anomalies=validator.outputs["anomalies"])
+    gates: list[BaseComponent] = [AnomalyGate(anomalies=validator.outputs["anomalies"])]
+    if settings.data_rules.drift:
+        gates += _drift_gate(statistics, schema)
     training = tfx.components.Trainer(
         run_fn=settings.run_fn,
         examples=lists,
@@ -68,14 +74,15 @@ def create_pipeline(settings: PipelineSettings, span: int | None = None) -> tfx.
             CODE: code,
         },
     )
-    training.add_upstream_node(gate)
+    for gate in gates:
+        training.add_upstream_node(gate)
     model = training.outputs["model"]
     baseline = tfx.dsl.Resolver(
         strategy_class=tfx.dsl.experimental.LatestBlessedModelStrategy,
         model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
         model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
     ).with_id(LATEST_BLESSED)
-    evaluator = tfx.components.Evaluator(
+    evaluator = Evaluator(
         examples=lists,
         example_splits=["test"],
         model=model,
@@ -83,7 +90,7 @@ def create_pipeline(settings: PipelineSettings, span: int | None = None) -> tfx.
         eval_config=eval_config(settings.blessing, settings.slices),
     )
     infra = _infra_check(settings, model)
-    pusher = tfx.components.Pusher(
+    pusher = Pusher(
         model=model,
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=infra.outputs["blessing"],
@@ -99,7 +106,7 @@ def create_pipeline(settings: PipelineSettings, span: int | None = None) -> tfx.
             statistics,
             schema,
             validator,
-            gate,
+            *gates,
             training,
             baseline,
             evaluator,
@@ -119,6 +126,21 @@ def _schema_gen(settings: PipelineSettings) -> BaseComponent:
         declaration=json.dumps(settings.declaration.to_dict(), sort_keys=True),
         rules=json.dumps(settings.data_rules.to_dict(), sort_keys=True),
     )
+
+
+def _drift_gate(statistics: BaseComponent, schema: BaseComponent) -> list[BaseComponent]:
+    """Compares the span's statistics with the latest earlier span's."""
+    before = tfx.dsl.Resolver(
+        strategy_class=SpanBefore,
+        statistics=statistics.outputs["statistics"],
+        earlier=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ExampleStatistics),
+    ).with_id("SpanBefore")
+    gate = DriftGate(
+        statistics=before.outputs["statistics"],
+        earlier=before.outputs["earlier"],
+        schema=schema.outputs["schema"],
+    )
+    return [before, gate]
 
 
 def _infra_check(settings: PipelineSettings, model: tfx.dsl.Channel) -> BaseComponent:

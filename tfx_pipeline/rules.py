@@ -62,12 +62,27 @@ class DomainRule:
 
 
 @dataclasses.dataclass(frozen=True)
+class DriftRule:
+    """The training lists' values of a feature are distributed nearly as those of the span before.
+
+    Args:
+        feature: Name on the wire.
+        at_most: Largest distance, 0 to 1: of a categorical feature the largest change of a value's share
+            (the L-infinity norm), of a dense one the Jensen-Shannon divergence.
+    """
+
+    feature: str
+    at_most: float
+
+
+@dataclasses.dataclass(frozen=True)
 class DataRules:
-    """Rules beyond what the feature declaration itself implies; a split that breaks one fails the run."""
+    """Rules beyond what the feature declaration itself implies; data that break one fail the run."""
 
     ranges: tuple[RangeRule, ...] = ()
     presence: tuple[PresenceRule, ...] = ()
     domains: tuple[DomainRule, ...] = ()
+    drift: tuple[DriftRule, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data; `from_dict` gives it back equal."""
@@ -98,6 +113,7 @@ class DataRules:
             ("ranges", self.ranges, dense),
             ("presence", self.presence, categorical | dense | {INITIAL_RANK}),
             ("domains", self.domains, categorical),
+            ("drift", self.drift, categorical | dense),
         ):
             for rule in rules:
                 if rule.feature not in known:
@@ -113,6 +129,12 @@ class DataRules:
         for feature, share in shares:
             if not 0.0 <= share <= 1.0:
                 raise InputError(f"data rules: {feature}: at_least must be in [0, 1], got {share}")
+        for distance in self.drift:
+            if not 0.0 < distance.at_most <= 1.0:
+                raise InputError(
+                    f"data rules: drift: {distance.feature}: at_most must be in (0, 1], got "
+                    f"{distance.at_most}"
+                )
 
 
 def load_data_rules(path: str | os.PathLike[str]) -> DataRules:
@@ -130,9 +152,12 @@ class BlessingRules:
         change_at_least: Difference to the last blessed model on the same lists, where there is one. Slightly
             below 0 allows for noise.
         slice_ndcg_at_least: Mean in every user group of the slices; None sets no bound there.
+        slice_change_at_least: Difference to the last blessed model in every user group of the slices; None
+            sets no bound there. Small groups change by chance, so leave room below 0.
     """
 
     ndcg_at_least: float = 0.0
     gain_at_least: float = 0.0
     change_at_least: float = 0.0
     slice_ndcg_at_least: float | None = None
+    slice_change_at_least: float | None = None

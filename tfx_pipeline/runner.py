@@ -18,7 +18,9 @@ from tfx.proto import example_gen_pb2
 from tfx.types import standard_component_specs
 
 from psad_tf.errors import InputError
+from psad_tf.tfx_pipeline.components.evaluator import REASON
 from psad_tf.tfx_pipeline.components.list_example_gen import static_range
+from psad_tf.tfx_pipeline.components.pusher import ALREADY_SERVED
 from psad_tf.tfx_pipeline.evaluation import Verdict, read_verdict
 from psad_tf.tfx_pipeline.metadata import Store
 from psad_tf.tfx_pipeline.pipeline import create_pipeline
@@ -37,7 +39,9 @@ class PipelineRun:
         states: `complete` or `cached` by component.
         verdict: What the Evaluator found.
         infra_reason: Why the candidate cannot be served, "" where it can.
+        validation_reason: Why the validation lists forbid to serve it, "" where they do not.
         pushed: The version's folder that TensorFlow Serving finds, None where nothing was pushed.
+        already_served: The served version that is the same model, so that it was not pushed again.
         lists: Folder of the lists.
         run_dir: The training run, None where a `run_fn` of one's own made none.
     """
@@ -46,7 +50,9 @@ class PipelineRun:
     states: dict[str, str]
     verdict: Verdict
     infra_reason: str
+    validation_reason: str
     pushed: str | None
+    already_served: str | None
     lists: str
     run_dir: str | None
 
@@ -91,6 +97,7 @@ def read_run(settings: PipelineSettings) -> PipelineRun:
     run = store.latest_run(settings.name)
     infra = store.output(run, "InfraCheck" if settings.infra_image is None else "InfraValidator", "blessing")
     pushed = store.output(run, "Pusher", standard_component_specs.PUSHED_MODEL_KEY)
+    blessing = store.output(run, "Evaluator", standard_component_specs.BLESSING_KEY)
     evaluation = store.output(run, "Evaluator", standard_component_specs.EVALUATION_KEY)
     trained = store.output(run, "Trainer", standard_component_specs.MODEL_RUN_KEY)
     run_dir = os.path.join(trained.uri, "run")
@@ -102,7 +109,9 @@ def read_run(settings: PipelineSettings) -> PipelineRun:
         infra_reason=""
         if blessed
         else infra.custom_properties["reason"].string_value or "TensorFlow Serving did not load it",
+        validation_reason=blessing.custom_properties[REASON].string_value,
         pushed=pushed.custom_properties["pushed_destination"].string_value or None,
+        already_served=pushed.custom_properties[ALREADY_SERVED].string_value or None,
         lists=store.output(run, "ListExampleGen", standard_component_specs.EXAMPLES_KEY).uri,
         run_dir=run_dir if os.path.isdir(run_dir) else None,
     )

@@ -55,6 +55,12 @@ def candidate_schema(declaration: FeatureDeclaration, rules: DataRules) -> schem
         feature = by_name[domain.feature]
         feature.string_domain.value.extend(domain.values)
         feature.distribution_constraints.min_domain_mass = domain.at_least
+    for drift in rules.drift:
+        feature = by_name[drift.feature]
+        if feature.type == schema_pb2.BYTES:
+            feature.drift_comparator.infinity_norm.threshold = drift.at_most
+        else:
+            feature.drift_comparator.jensen_shannon_divergence.threshold = drift.at_most
     return schema
 
 

@@ -36,6 +36,8 @@ class PipelineSettings:
         input_pattern: Where under `input_base` the raw data folder's files are: `*` for one folder,
             `span-{SPAN}/*` or `span-{SPAN}/version-{VERSION}/*` for a folder a span, of which the latest is
             taken. Dates are spans too: `{YYYY}-{MM}-{DD}/*`.
+        window: Spans whose impressions and interactions are taken, the latest and those just before it;
+            users and items are the latest's. Spans that are not there are passed over.
         preprocess: Options of the Beam job. Without a `latest_time` that is the moment the job starts.
         train: Configuration of training.
         data_rules: Rules of validation beside the declaration's own.
@@ -59,6 +61,7 @@ class PipelineSettings:
     name: str = "psad"
     model_name: str = "psad"
     input_pattern: str = "*"
+    window: int = 1
     preprocess: PreprocessOptions = dataclasses.field(default_factory=PreprocessOptions)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     data_rules: DataRules = dataclasses.field(default_factory=DataRules)
@@ -80,6 +83,13 @@ class PipelineSettings:
             raise InputError(
                 f"input_pattern {self.input_pattern!r}: must be relative and end in '*', the files of a raw "
                 "data folder, as in 'span-{SPAN}/*'"
+            )
+        if self.window < 1:
+            raise InputError(f"window: must be 1 or more, got {self.window}")
+        if not re.search(r"\{(SPAN|YYYY)", self.input_pattern) and (self.window > 1 or self.data_rules.drift):
+            raise InputError(
+                "a window and drift rules need spans: give an input pattern such as 'span-{SPAN}/*' "
+                f"in place of {self.input_pattern!r}"
             )
         if not 0.0 < self.validated_share <= 1.0:
             raise InputError(f"validated_share: must be in (0, 1], got {self.validated_share}")

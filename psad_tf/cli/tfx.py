@@ -32,21 +32,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="raw files under input_dir, as span-{SPAN}/* or span-{SPAN}/version-{VERSION}/*",
     )
     add("--span", type=int, default=None, help="the span to take (default: the latest)")
+    add("--window", type=int, default=1, help="spans to learn from: this one and those just before it")
     add(
         "--features", default="", help="feature declaration (default: features.json of the latest raw folder)"
     )
     add("--output_dir", required=True, help="folder of artifacts and metadata; keep it from run to run")
     add("--serving_dir", default="", help="folder of served models (default: <output_dir>/serving)")
     add("--config", default="", help="JSON file of the training configuration")
-    add("--data_rules", default="", help="JSON file of data rules: ranges, presence, domains")
+    add("--data_rules", default="", help="JSON file of data rules: ranges, presence, domains, drift")
     add("--schema", default="", help="curated schema.pbtxt, instead of declaration and data rules")
     add(
         "--validated_share", type=float, default=1.0, help="share of the lists whose candidates are validated"
     )
     add("--slice", action="append", default=[], help="context feature to slice metrics by; may be repeated")
     add("--min_ndcg", type=float, default=0.0, help="least NDCG@10 on the test lists")
-    add("--min_gain", type=float, default=0.0, help="least gain of NDCG@10 over the initial order")
+    add(
+        "--min_gain",
+        type=float,
+        default=0.0,
+        help="least gain of NDCG@10 over the initial order, on test and validation lists",
+    )
     add("--min_change", type=float, default=0.0, help="least change of NDCG@10 to the last blessed model")
+    add(
+        "--min_slice_change",
+        type=float,
+        default=None,
+        help="least change of NDCG@10 to the last blessed model in every slice (default: no bound)",
+    )
     add("--min_slice_ndcg", type=float, default=None, help="least NDCG@10 in every slice (default: no bound)")
     add("--slowest_ms", type=float, default=0.0, help="bound on a request's median latency; 0 for none")
     add("--infra_image", default="", help="load the candidate in this Docker image of TensorFlow Serving")
@@ -56,10 +68,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no_cache", action="store_true", help="run every component anew")
     add("--kubeflow", default="", metavar="FILE", help="write a Kubeflow Pipelines job instead of running")
     add("--image", default="", help="container image of the Kubeflow job")
+    add(
+        "beam_options",
+        nargs="*",
+        metavar="-- BEAM_OPTION",
+        help="options of Beam after --, for every component that runs on it (default: in this process)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the pipeline; 1 where the model is not pushed."""
+    """Runs the pipeline; 1 where the model is neither pushed nor served already."""
     from psad_tf.tfx_pipeline.dependencies import require_kubeflow, require_tfx
 
     require_tfx()
@@ -80,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
     done = run_local(settings, arguments.span)
     print_run(done)
     print(f"metadata in {settings.metadata_path} (see 'psad lineage --metadata {settings.metadata_path}')")
-    return 0 if done.pushed else 1
+    return 0 if done.pushed or done.already_served else 1
 
 
 def print_run(done: PipelineRun) -> None:
@@ -100,8 +118,13 @@ def print_run(done: PipelineRun) -> None:
     if done.pushed:
         print(f"pushed to {done.pushed}")
         return
+    if done.already_served:
+        print(f"served already as {done.already_served}, so not pushed again")
+        return
     for failure in done.verdict.failures:
         print(f"not blessed: {failure}")
+    if done.validation_reason:
+        print(f"not blessed: {done.validation_reason}")
     if done.infra_reason:
         print(f"cannot be served: {done.infra_reason}")
     print("not pushed")
@@ -129,7 +152,7 @@ def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
     from psad_tf.config import TrainConfig, load_train_config
     from psad_tf.features import load_declaration
     from psad_tf.tfx_pipeline.rules import BlessingRules, DataRules, load_data_rules
-    from psad_tf.tfx_pipeline.settings import PipelineSettings
+    from psad_tf.tfx_pipeline.settings import LOCAL_BEAM, PipelineSettings
 
     output = os.path.abspath(arguments.output_dir)
     return PipelineSettings(
@@ -143,6 +166,7 @@ def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
         name=arguments.name,
         model_name=arguments.model_name,
         input_pattern=arguments.input_pattern,
+        window=arguments.window,
         preprocess=PreprocessOptions(num_shards=arguments.num_shards),
         train=load_train_config(arguments.config) if arguments.config else TrainConfig(),
         data_rules=load_data_rules(arguments.data_rules) if arguments.data_rules else DataRules(),
@@ -153,11 +177,13 @@ def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
             gain_at_least=arguments.min_gain,
             change_at_least=arguments.min_change,
             slice_ndcg_at_least=arguments.min_slice_ndcg,
+            slice_change_at_least=arguments.min_slice_change,
         ),
         slices=tuple(arguments.slice),
         infra_image=arguments.infra_image or None,
         slowest_ms=arguments.slowest_ms,
         enable_cache=not arguments.no_cache,
+        beam_args=tuple(arguments.beam_options) or LOCAL_BEAM,
     )
 
 

@@ -20,6 +20,7 @@ from psad_tf.export.parity import check_parity
 from psad_tf.tfx_pipeline.components.anomaly_gate import DataAnomaly
 from psad_tf.tfx_pipeline.lineage import LineageNode, pushed_lineage
 from psad_tf.tfx_pipeline.metadata import Store
+from psad_tf.tfx_pipeline.rules import DriftRule
 from psad_tf.tfx_pipeline.runner import PipelineRun, read_run, run_local
 from psad_tf.tfx_pipeline.served import check_served
 from psad_tf.tfx_pipeline.settings import PipelineSettings
@@ -41,6 +42,7 @@ class Runs:
     first: PipelineRun
     versions_after_first: list[str]
     again: PipelineRun
+    versions_after_again: list[str]
     later: PipelineRun
     spoilt: PipelineRun
     versions_before_spoilt: list[str]
@@ -84,11 +86,13 @@ def runs(tmp_path_factory) -> Runs:
 
     first_code = main(["tfx", *arguments])
     first, versions_after_first = read_run(settings), versions()
-    again = run_local(settings)
+    again, versions_after_again = run_local(settings), versions()
     new_world = dataclasses.replace(WORLD, lists=400, start_time=WORLD.start_time + 30 * 86_400)
     simulate(str(raw / "span-2" / "version-1"), new_world)
-    later, versions_before_spoilt = run_local(settings), versions()
-    spoilt = run_local(dataclasses.replace(settings, run_fn="tests.tfx_pipeline.spoilt.run_fn"))
+    drift = dataclasses.replace(settings.data_rules, drift=(DriftRule("segment", 0.9),))
+    windowed = dataclasses.replace(settings, window=2, data_rules=drift)
+    later, versions_before_spoilt = run_local(windowed), versions()
+    spoilt = run_local(dataclasses.replace(windowed, run_fn="tests.tfx_pipeline.spoilt.run_fn"))
     versions_after_spoilt = versions()
     broken = raw / "span-3" / "version-1"
     shutil.copytree(raw / "span-1" / "version-2", broken)
@@ -105,6 +109,7 @@ def runs(tmp_path_factory) -> Runs:
         first,
         versions_after_first,
         again,
+        versions_after_again,
         later,
         spoilt,
         versions_before_spoilt,
@@ -151,10 +156,23 @@ def test_the_same_run_again_takes_everything_from_the_cache_that_cost_time(runs)
     assert runs.again.lists == runs.first.lists and runs.again.run_dir == runs.first.run_dir
 
 
+def test_the_model_that_is_served_already_is_not_pushed_again(runs):
+    assert runs.again.pushed is None and runs.again.already_served == runs.first.pushed
+    assert runs.again.verdict.passed
+    assert runs.versions_after_again == runs.versions_after_first
+
+
+def test_the_spans_before_the_latest_are_learnt_from_as_far_as_the_window_reaches(runs):
+    manifest = json.loads((pathlib.Path(runs.later.lists) / "manifest.json").read_text())
+    read = manifest["counts"]["read"]
+    assert read == WORLD.lists + 400
+    assert runs.later.states["DriftGate"] == "complete"
+
+
 def test_a_later_run_is_compared_with_the_blessed_model_on_the_new_data_and_pushed(runs):
     verdict = runs.later.verdict
     assert runs.later.lists != runs.first.lists
-    assert verdict.baseline["overall"]["example_count"] == 40
+    assert verdict.baseline["overall"]["example_count"] == verdict.metrics["overall"]["example_count"] >= 40
     assert verdict.passed and runs.later.pushed is not None
     assert runs.versions_before_spoilt[-1] == runs.later.pushed.rsplit("/", 1)[-1]
 
@@ -207,7 +225,8 @@ def test_lineage_leads_from_the_pushed_model_to_its_raw_files(runs):
     def files(version: str) -> set[str]:
         return {str(runs.folder / "raw" / version / f"{kind}.jsonl") for kind in kinds}
 
-    assert _files(pushed_lineage(runs.settings.metadata_path)) == files("span-2/version-1")
+    before = {path for path in files("span-1/version-2") if "impressions" in path or "interactions" in path}
+    assert _files(pushed_lineage(runs.settings.metadata_path)) == files("span-2/version-1") | before
     (first,) = runs.versions_after_first
     assert _files(pushed_lineage(runs.settings.metadata_path, first)) == files("span-1/version-2")
 

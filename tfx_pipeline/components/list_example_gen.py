@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 from typing import Any, ClassVar
 
+from tfx.components.example_gen import driver, input_processor, utils
 from tfx.components.example_gen.component import FileBasedExampleGen
 from tfx.dsl.components.base import executor_spec
 from tfx.proto import example_gen_pb2, range_config_pb2
 from tfx.types import component_spec, standard_artifacts, standard_component_specs
 from tfx.types.channel import Channel
+from tfx.utils import proto_utils
 
-from psad_tf.tfx_pipeline.components.list_example_gen_executor import CANDIDATES, OPTIONS, Executor
+from psad_tf.tfx_pipeline.components.list_example_gen_executor import (
+    CANDIDATES,
+    EARLIER,
+    OPTIONS,
+    WINDOW,
+    Executor,
+)
 from psad_tf.tfx_pipeline.settings import PipelineSettings
 
 
@@ -37,11 +45,39 @@ class ListExampleGenSpec(component_spec.ComponentSpec):
     }
 
 
+class WindowDriver(driver.FileBasedDriver):
+    """The stock driver resolves one span; this one also those of the window before it."""
+
+    def resolve_exec_properties(
+        self, exec_properties: dict[str, Any], pipeline_info: Any, component_info: Any
+    ) -> dict[str, Any]:
+        """Adds the earlier spans' raw folders, and makes their files part of the cache's key."""
+        asked = exec_properties[standard_component_specs.INPUT_CONFIG_KEY]
+        resolved = super().resolve_exec_properties(exec_properties, pipeline_info, component_info)
+        last, window = resolved[utils.SPAN_PROPERTY_NAME], json.loads(resolved[OPTIONS])[WINDOW]
+        patterns, fingerprints = [], [resolved[utils.FINGERPRINT_PROPERTY_NAME]]
+        for span in range(last - window + 1, last):
+            config = example_gen_pb2.Input()
+            proto_utils.json_to_proto(asked, config)
+            processor = input_processor.FileBasedInputProcessor(
+                resolved[standard_component_specs.INPUT_BASE_KEY], config.splits, static_range(span)
+            )
+            try:
+                _, version = processor.resolve_span_and_version()
+                fingerprints.append(processor.get_input_fingerprint(span, version))
+            except ValueError:  # TFX's way to say that the span has no files
+                continue
+            patterns.append(processor.get_pattern_for_span_version(config.splits[0].pattern, span, version))
+        resolved[EARLIER] = json.dumps(patterns)
+        resolved[utils.FINGERPRINT_PROPERTY_NAME] = "\n".join(fingerprints)
+        return resolved
+
+
 class ListExampleGen(FileBasedExampleGen):
     """Raw logs -> lists, and the same candidates as flat Examples.
 
     The input's span and version are resolved, and its files fingerprinted for the cache, by the stock driver
-    of file-based ExampleGens.
+    of file-based ExampleGens, and those of the window before it alike.
 
     Outputs:
         examples: `Examples` of payload FORMAT_PROTO with splits train, valid and test. Its folder is a
@@ -57,6 +93,7 @@ class ListExampleGen(FileBasedExampleGen):
 
     SPEC_CLASS = ListExampleGenSpec
     EXECUTOR_SPEC = executor_spec.BeamExecutorSpec(Executor)
+    DRIVER_CLASS = WindowDriver
 
     def __init__(self, settings: PipelineSettings, code: str, span: int | None = None) -> None:
         split = example_gen_pb2.Input.Split(name="raw", pattern=settings.input_pattern)

@@ -31,6 +31,8 @@ from psad_tf.tfx_pipeline.settings import PipelineSettings
 CANDIDATES = "candidates"
 OPTIONS = "options"
 RAW_FILES = "raw_files"
+WINDOW = "window"  # spans, in the options
+EARLIER = "earlier_spans"  # patterns of their raw folders, as the driver resolved them
 _DATA_VIEW = "data_view"
 
 
@@ -44,6 +46,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             "declaration": settings.declaration.to_dict(),
             "preprocess": dataclasses.asdict(settings.preprocess),
             "validated_share": settings.validated_share,
+            WINDOW: settings.window,
             "code": code,
         }
 
@@ -61,7 +64,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         examples = artifact_utils.get_single_instance(output_dict[standard_component_specs.EXAMPLES_KEY])
         candidates = artifact_utils.get_single_instance(output_dict[CANDIDATES])
 
-        inputs = RawInputs.from_folder(_raw_folder(exec_properties))
+        inputs = _window_inputs(exec_properties)
         manifest = preprocess(
             inputs, examples.uri, declaration, options=job, pipeline_options=list(self._beam_pipeline_args)
         )
@@ -98,6 +101,21 @@ class Executor(base_beam_executor.BaseBeamExecutor):
                 _ = pipeline | f"Flatten {split}" >> FlattenLists(
                     files, os.path.join(folder, "candidates"), share
                 )
+
+
+def _window_inputs(exec_properties: dict[str, Any]) -> RawInputs:
+    """The raw files of the window's spans: users and items as they stand in the latest."""
+    base = exec_properties[standard_component_specs.INPUT_BASE_KEY]
+    latest = RawInputs.from_folder(_raw_folder(exec_properties))
+    earlier = [
+        RawInputs.from_folder(os.path.join(base, os.path.dirname(pattern)))
+        for pattern in json.loads(exec_properties.get(EARLIER) or "[]")
+    ]
+    return dataclasses.replace(
+        latest,
+        impressions=tuple(path for each in (*earlier, latest) for path in each.impressions),
+        interactions=tuple(path for each in (*earlier, latest) for path in each.interactions),
+    )
 
 
 def _raw_folder(exec_properties: dict[str, Any]) -> str:
