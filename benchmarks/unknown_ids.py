@@ -3,8 +3,8 @@
     python -m benchmarks.unknown_ids --lists_dir LISTS --rates 0 0.01 0.05 0.1 --seeds 1 2 3
 
 Trains one run per rate of `model.embedding.unknown_rate` and seed, and ranks the test lists twice: as they
-are, and with the ids of all users and of a share of the items replaced by ones outside the vocabularies. Prints
-the student's NDCG@10.
+are, and with the ids of all users and of a share of the items replaced by ones outside the vocabularies.
+Prints the student's NDCG@10.
 """
 
 from __future__ import annotations

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
@@ -95,3 +98,21 @@ def test_the_gpu_lock_is_the_runtime_lock_and_cudas_libraries():
     added = set(gpu) - set(runtime)
     assert {"nvidia-cudnn-cu12", "nvidia-cublas-cu12", "nvidia-cuda-runtime-cu12"} <= added
     assert all(name.startswith("nvidia-") for name in added)
+
+
+@pytest.mark.process
+def test_xla_says_nothing_of_its_first_compilation_once_it_was_silenced():
+    code = (
+        "import sys, tensorflow as tf; from psad_tf.training.devices import silence_xla; silence_xla();"
+        "print('still heard', file=sys.stderr, flush=True);"
+        "tf.function(lambda: tf.ones([3]) * 2, jit_compile=True)()"
+    )
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert "still heard" in done.stderr and "XLA" not in done.stderr
