@@ -167,6 +167,8 @@ def test_the_spans_before_the_latest_are_learnt_from_as_far_as_the_window_reache
     read = manifest["counts"]["read"]
     assert read == WORLD.lists + 400
     assert runs.later.states["DriftGate"] == "complete"
+    statistics = Store(runs.settings.metadata_path).artifacts("ExampleStatistics")
+    assert {each.properties["span"].int_value for each in statistics} == {1, 2, 3}
 
 
 def test_a_later_run_is_compared_with_the_blessed_model_on_the_new_data_and_pushed(runs):

@@ -73,6 +73,12 @@ def test_drift_is_measured_from_the_latest_span_before():
     assert SpanBefore().resolve_artifacts(None, {"statistics": [now], "earlier": [now]})["earlier"] == []
 
 
+def test_the_span_is_where_the_statistics_take_it_from():
+    examples = standard_artifacts.Examples()
+    example_gen._mark_span(examples, {utils.SPAN_PROPERTY_NAME: 7})
+    assert examples.span == 7
+
+
 def test_drift_rules_bring_their_gate_before_training():
     with_rules = settings(
         input_pattern="span-{SPAN}/*", data_rules=DataRules(drift=(DriftRule("segment", 0.1),))

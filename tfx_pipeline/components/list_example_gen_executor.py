@@ -127,6 +127,7 @@ def _raw_folder(exec_properties: dict[str, Any]) -> str:
 
 
 def _mark_span(artifact: Any, exec_properties: dict[str, Any]) -> None:
+    artifact.span = exec_properties[utils.SPAN_PROPERTY_NAME]  # what StatisticsGen hands on
     artifact.set_int_custom_property(utils.SPAN_PROPERTY_NAME, exec_properties[utils.SPAN_PROPERTY_NAME])
     version = exec_properties.get(utils.VERSION_PROPERTY_NAME)
     if version is not None:
