@@ -12,7 +12,7 @@ import tensorflow as tf
 from psad_tf.data.encoder import FeatureEncoder
 from psad_tf.data.parsing import candidate_spec, context_spec
 from psad_tf.errors import InputError
-from psad_tf.features import FeatureDeclaration, load_json
+from psad_tf.features import SHOWN_POSITION, FeatureDeclaration, load_json
 
 
 def load_manifest(lists_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -120,6 +120,8 @@ def check_lists(lists_dir: str | os.PathLike[str], declaration: FeatureDeclarati
                 _check_feature(context, name, kind, f"{folder}: context")
             for candidate in lists.examples[:1]:
                 for name, kind in _wire_types(declaration, "candidate").items():
+                    if name == SHOWN_POSITION and name not in candidate.features.feature:
+                        continue  # lists of an earlier version: all candidates were shown
                     _check_feature(candidate.features.feature, name, kind, f"{folder}: candidate")
 
 

@@ -225,6 +225,25 @@ def test_a_folder_without_manifest_is_not_whole(copied):
         load_manifest(copied)
 
 
+def test_lists_of_an_earlier_version_have_no_shown_positions_and_fit_all_the_same(copied):
+    for path in list_files(copied, "train"):
+        records = [
+            input_pb2.ExampleListWithContext.FromString(record.numpy())
+            for record in tf.data.TFRecordDataset(path, "GZIP")
+        ]
+        with tf.io.TFRecordWriter(path, "GZIP") as writer:
+            for record in records:
+                for candidate in record.examples:
+                    del candidate.features.feature["shown_position"]
+                writer.write(record.SerializeToString())
+    declaration = FeatureDeclaration.from_dict(load_manifest(copied)["declaration"], "manifest")
+    check_lists(copied, declaration)
+    lists = ListDataset(copied, "train", load_encoder(copied, declaration), DataConfig(batch_size=4))
+    batch = next(iter(lists.batches()))
+    slots = np.where(batch["mask"], np.arange(batch["mask"].shape[1]), -1)
+    np.testing.assert_array_equal(batch["shown_position"], slots)
+
+
 def test_a_declared_feature_that_the_records_lack_is_named(lists_dir):
     declaration = load_encoder(lists_dir).declaration
     wider = (*declaration.candidate_dense, DenseFeature("shoe_size", "none"))

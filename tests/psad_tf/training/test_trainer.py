@@ -119,7 +119,7 @@ def test_resuming_on_other_lists_or_features_is_refused(lists_dir, tmp_path):
 
 def test_divergence_stops_with_step_terms_and_batch(lists_dir, tmp_path):
     wild = settings(optimizer=OptimizerConfig(learning_rate=900.0, warmup_steps=0, clip_norm=1e9), epochs=9)
-    with pytest.raises(training.TrainingDiverged, match=r"step \d+: .*teacher.*diverged_batch\.npz"):
+    with pytest.raises(training.TrainingDiverged, match=r"step \d+: .*value.*diverged_batch\.npz"):
         training.train(lists_dir, tmp_path / "run", wild, verbose=False)
     assert not (tmp_path / "run").exists()
     with np.load(tmp_path / "run.partial" / "diverged_batch.npz") as batch:
