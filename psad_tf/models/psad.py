@@ -361,7 +361,9 @@ class PSAD(tf.keras.Model):
         ties: tf.Tensor,
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor | None]:
         """The teacher's losses, and the policy's soft relevance (None without the policy)."""
-        order = losses.shown_order(batch[SHOWN_POSITION], batch["mask"].shape[1])
+        # Of several padded sizes none is known when the step is traced; any length that holds all will do.
+        slots = batch["mask"].shape[1] or self.declaration.max_candidates
+        order = losses.shown_order(batch[SHOWN_POSITION], slots)
         gains = tf.gather(losses.gains(batch["labels"], self.max_label), tf.maximum(order, 0), batch_dims=1)
         values = self.teacher.shown_values(memory, order, seed=seed)
         terms = {"value": losses.shown_list_loss(values, gains, order >= 0)}

@@ -30,7 +30,7 @@ LISTS = [make_list(1), make_list(2, 9, 0)]
 CORE_OPS = frozenset(
     """AddV2 All Any Assert AssignVariableOp BatchMatMulV2 BiasAdd BroadcastTo Cast ConcatV2 Const
     DecodeProtoV2 DisableCopyOnRead Einsum EnsureShape Equal ExpandDims Fill GatherV2 Greater
-    GreaterEqual HashTableV2 Identity InitializeTableFromTextFileV2 IsNan Less LessEqual Log1p
+    GreaterEqual HashTableV2 Identity InitializeTableFromTextFileV2 IsNan Less LessEqual Log1p MatrixDiagV3
     LogicalAnd LogicalNot LogicalOr LookupTableFindV2 MatMul Max Maximum Mean MergeV2Checkpoints
     Minimum Mul Neg NoOp NotEqual Pack Pad PadV2 ParseExampleV2 Placeholder Prod Range
     ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 Rsqrt SaveV2 Select SelectV2

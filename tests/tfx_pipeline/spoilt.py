@@ -20,7 +20,8 @@ def run_fn(fn_args: Any) -> None:
     run_dir = os.path.join(fn_args.model_run_dir, RUN)
     shutil.copytree(os.path.join(runs, first, RUN), run_dir)
     _, reranker, _ = load_reranker(run_dir)
-    last = [each for each in reranker.trainable_variables if "/score/" in each.name and each.shape[-1] == 1]
+    student = reranker.student.trainable_variables
+    last = [each for each in student if each.shape[-1:] == [1] and "calibration" not in each.name]
     for variable in last:
         variable.assign(-variable)
     assert last
