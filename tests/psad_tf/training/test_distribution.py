@@ -84,7 +84,7 @@ def test_a_run_killed_by_sigkill_at_random_steps_ends_in_the_same_weights(lists_
     print(f"kills: {kills}")  # shown when the test fails
     for index, (how, at) in enumerate(kills):
         resume = ["--resume"] if index else []
-        module = ("tests.psad_tf.killed_train", how, str(at), "--")
+        module = ("tests.psad_tf.training.killed_train", how, str(at), "--")
         assert start(lists_dir, run, SETTINGS, *resume, module=module).wait(240) == -signal.SIGKILL
         assert not run.exists()
     assert start(lists_dir, run, SETTINGS, "--resume").wait(240) == 0
