@@ -41,7 +41,7 @@ class Columns:
             for feature in (*declaration.candidate_categorical, *declaration.history.categorical)
             if feature.width > 1
         }
-        self._top: dict[str, Callable[[str], Any]] = {"time": _whole}
+        self._top: dict[str, Callable[[str], Any]] = {"time": _seconds}
         if kind == IMPRESSIONS:
             self._top |= {"initial_score": _number, "position": _whole}
         elif kind == USERS:
@@ -133,6 +133,14 @@ def _cell(value: str, read: Callable[[str], Any] | None, column: str) -> Any:
 
 def _whole(value: str) -> int:
     return int(_without_underscore(value))
+
+
+def _seconds(value: str) -> int:
+    """A column of times with empty cells is often one of floats, `1700000000.0`."""
+    number = _number(value)
+    if not number.is_integer():
+        raise ValueError
+    return int(number)
 
 
 def _number(value: str) -> float:

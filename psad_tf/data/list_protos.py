@@ -14,8 +14,6 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
 from psad_tf.data.encode_record import ListValues, Strings
 from psad_tf.features import (
     HISTORY_PREFIX,
@@ -27,9 +25,9 @@ from psad_tf.features import (
     SHOWN_POSITION,
     FeatureDeclaration,
 )
+from psad_tf.protos import Messages, describe, message_classes
 
-# Message -> (field, number, type); the type of another message has a capital, and * is repeated.
-_MESSAGES = {
+_MESSAGES: Messages = {
     "BytesList": [("value", 1, "bytes*")],
     "FloatList": [("value", 1, "float*")],
     "Int64List": [("value", 1, "int64*")],
@@ -45,28 +43,7 @@ _MESSAGES = {
 }
 
 
-def _classes() -> dict[str, Any]:
-    file = descriptor_pb2.FileDescriptorProto(name="psad_lists.proto", package="psad", syntax="proto3")
-    kinds = descriptor_pb2.FieldDescriptorProto
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field, number, kind in fields:
-            label = kinds.LABEL_REPEATED if kind.endswith("*") else kinds.LABEL_OPTIONAL
-            added = message.field.add(name=field, number=number, label=label)
-            kind = kind.rstrip("*")
-            if kind in _MESSAGES:
-                added.type, added.type_name = kinds.TYPE_MESSAGE, f".psad.{kind}"
-            else:
-                added.type = kinds.Type.Value(f"TYPE_{kind.upper()}")
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"psad.{name}"))
-        for name in _MESSAGES
-    }
-
-
-_CLASSES = _classes()
+_CLASSES = message_classes(describe("psad", _MESSAGES))
 _Features, _List = _CLASSES["Features"], _CLASSES["ExampleListWithContext"]
 
 

@@ -8,28 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2
+
+from psad_tf.protos import describe, message_classes
 
 _PACKAGE = "psad.serving"
-MESSAGE_TYPE = f"{_PACKAGE}.SerializedLists"
+_NAME = "SerializedLists"
+MESSAGE_TYPE = f"{_PACKAGE}.{_NAME}"
 
+_FILE = describe(_PACKAGE, {_NAME: [("examples", 1, "bytes*"), ("context", 2, "bytes")]})
 
-def _describe() -> descriptor_pb2.FileDescriptorProto:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="psad_serialized_lists.proto", package=_PACKAGE, syntax="proto3"
-    )
-    message = file.message_type.add(name=MESSAGE_TYPE.rpartition(".")[2])
-    kinds = descriptor_pb2.FieldDescriptorProto
-    message.field.add(name="examples", number=1, type=kinds.TYPE_BYTES, label=kinds.LABEL_REPEATED)
-    message.field.add(name="context", number=2, type=kinds.TYPE_BYTES, label=kinds.LABEL_OPTIONAL)
-    return file
-
-
-def _message_class() -> Any:
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(_describe())
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(MESSAGE_TYPE))
-
-
-DESCRIPTOR_SET = descriptor_pb2.FileDescriptorSet(file=[_describe()]).SerializeToString()
-SerializedLists = _message_class()
+# The graph looks the message up in this set, which has to be whole.
+DESCRIPTOR_SET = descriptor_pb2.FileDescriptorSet(file=[_FILE]).SerializeToString()
+SerializedLists: Any = message_classes(_FILE)[_NAME]

@@ -10,72 +10,36 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
+from psad_tf.protos import describe, message_classes
 
-_Field = descriptor_pb2.FieldDescriptorProto
 _PACKAGE = "tensorflow.serving"
-_WRAPPERS = ".google.protobuf."
-
-
-def _message(file: descriptor_pb2.FileDescriptorProto, name: str, fields: list[tuple[int, str, str]]) -> None:
-    """Adds a message; a field's kind is int64*, string, bool, or a message's full name."""
-    message = file.message_type.add(name=name)
-    scalars = {"int64": _Field.TYPE_INT64, "string": _Field.TYPE_STRING, "bool": _Field.TYPE_BOOL}
-    for number, field_name, kind in fields:
-        field = message.field.add(name=field_name, number=number, label=_Field.LABEL_OPTIONAL)
-        if kind.endswith("*"):
-            field.label = _Field.LABEL_REPEATED
-            kind = kind[:-1]
-        if kind in scalars:
-            field.type = scalars[kind]
-        else:
-            field.type = _Field.TYPE_MESSAGE
-            field.type_name = kind
-
-
-def _build() -> tuple[Any, Any, Any]:
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
-    file = descriptor_pb2.FileDescriptorProto(
-        name="psad_tf/serving_config_files.proto",
-        package=_PACKAGE,
-        syntax="proto3",
-        dependency=["google/protobuf/wrappers.proto"],
+_INT64, _STRING, _BOOL = (f"google.protobuf.{name}Value" for name in ("Int64", "String", "Bool"))
+_CLASSES = message_classes(
+    describe(
+        _PACKAGE,
+        {
+            "BatchingParameters": [
+                ("max_batch_size", 1, _INT64),
+                ("batch_timeout_micros", 2, _INT64),
+                ("max_enqueued_batches", 3, _INT64),
+                ("num_batch_threads", 4, _INT64),
+                ("thread_pool_name", 5, _STRING),
+                ("allowed_batch_sizes", 6, "int64*"),
+                ("pad_variable_length_inputs", 7, "bool"),
+                ("enable_large_batch_splitting", 8, _BOOL),
+                ("max_execution_batch_size", 9, _INT64),
+            ],
+            "PrometheusConfig": [("enable", 1, "bool"), ("path", 2, "string")],
+            "MonitoringConfig": [("prometheus_config", 1, "PrometheusConfig")],
+            "SSLConfig": [
+                ("server_key", 1, "string"),
+                ("server_cert", 2, "string"),
+                ("custom_ca", 3, "string"),
+                ("client_verify", 4, "bool"),
+            ],
+        },
     )
-    int64, text, boolean = (_WRAPPERS + name for name in ("Int64Value", "StringValue", "BoolValue"))
-    _message(
-        file,
-        "BatchingParameters",
-        [
-            (1, "max_batch_size", int64),
-            (2, "batch_timeout_micros", int64),
-            (3, "max_enqueued_batches", int64),
-            (4, "num_batch_threads", int64),
-            (5, "thread_pool_name", text),
-            (6, "allowed_batch_sizes", "int64*"),
-            (7, "pad_variable_length_inputs", "bool"),
-            (8, "enable_large_batch_splitting", boolean),
-            (9, "max_execution_batch_size", int64),
-        ],
-    )
-    _message(file, "PrometheusConfig", [(1, "enable", "bool"), (2, "path", "string")])
-    _message(file, "MonitoringConfig", [(1, "prometheus_config", f".{_PACKAGE}.PrometheusConfig")])
-    _message(
-        file,
-        "SSLConfig",
-        [
-            (1, "server_key", "string"),
-            (2, "server_cert", "string"),
-            (3, "custom_ca", "string"),
-            (4, "client_verify", "bool"),
-        ],
-    )
-    pool.Add(file)
-    names = ("BatchingParameters", "MonitoringConfig", "SSLConfig")
-    batching, monitoring, ssl = (
-        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.{name}")) for name in names
-    )
-    return batching, monitoring, ssl
-
-
-BatchingParameters, MonitoringConfig, SSLConfig = _build()
+)
+BatchingParameters: Any = _CLASSES["BatchingParameters"]
+MonitoringConfig: Any = _CLASSES["MonitoringConfig"]
+SSLConfig: Any = _CLASSES["SSLConfig"]

@@ -28,7 +28,7 @@ def steps(model: PSAD, count: int) -> list[dict[str, float]]:
     for index in range(count):
         data = iter(tf.data.Dataset.from_tensors(tiny.batch(8, 6, seed=index, shortest=4)))
         train(data)
-        logs.append({name: float(term.last) for name, term in model.loss_terms.items()})
+        logs.append({name: float(term.last.numpy()) for name, term in model.loss_terms.items()})
     return logs
 
 
