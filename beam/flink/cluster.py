@@ -67,11 +67,17 @@ def start(
     _write_configuration(place, rpc, rest, task_managers)
     opens = [f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in _OPENED]
     opens.append("--add-exports=java.base/sun.net.util=ALL-UNNAMED")
-    common = [java, *opens, "-cp", f"{Path(jars).absolute()}/*"]
+    # Beam sends the class path of its job server along with each job, 150 MB that all processes have, but for
+    # what lies in a folder of this name.
+    unsent = place / "gradle" / "wrapper"
+    shutil.rmtree(unsent, ignore_errors=True)
+    shutil.copytree(jars, unsent, copy_function=_link_or_copy)
+    common = [java, *opens, "-cp", f"{unsent}/*"]
+    brief = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m"]  # starts sooner; runs no user's code
     flink = ["--configDir", str(place / "conf")]
     commands = {
         "job-manager": [
-            "-Xmx512m", "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", *flink,
+            *brief, "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", *flink,
         ],
         **{
             f"task-manager-{number}": [
@@ -81,7 +87,7 @@ def start(
             for number in range(1, task_managers + 1)
         },
         "job-server": [
-            "-Xmx512m", "org.apache.beam.runners.flink.FlinkJobServerDriver",
+            *brief, "org.apache.beam.runners.flink.FlinkJobServerDriver",
             f"--flink-master=localhost:{rest}", "--job-host=localhost", f"--job-port={job}",
             "--artifact-port=0", "--expansion-port=0",
         ],
@@ -96,6 +102,8 @@ def start(
             f"--environment_config={json.dumps({'command': str(boot)}, separators=(',', ':'))}",
             f"--parallelism={task_managers}",
             "--environment_cache_millis=60000",  # workers go on from stage to stage
+            # The workers run in this environment: no 'pip freeze' to compare theirs with.
+            "--experiments=disable_logging_submission_environment",
         ],
         "pids": {
             name: _spawn([*common, *command], place / f"{name}.log") for name, command in commands.items()
@@ -165,6 +173,13 @@ def get(state: dict[str, Any], path: str) -> Any:
         return json.load(answer)
 
 
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on another disk
+        shutil.copyfile(source, target)
+
+
 def _write_configuration(place: Path, rpc: int, rest: int, slots: int) -> None:
     settings = {
         "jobmanager.rpc.address": "localhost",
@@ -183,9 +198,10 @@ def _write_configuration(place: Path, rpc: int, rest: int, slots: int) -> None:
         "classloader.resolve-order": "parent-first",
         "io.tmp.dirs": place / "tmp",
         "restart-strategy.type": "fixed-delay",
-        "restart-strategy.fixed-delay.attempts": 3,
-        "restart-strategy.fixed-delay.delay": "1 s",
-        "heartbeat.interval": 2000,
+        # A lost task manager fails several tasks, each of which is a try, before two heartbeats tell it.
+        "restart-strategy.fixed-delay.attempts": 4,
+        "restart-strategy.fixed-delay.delay": "3 s",
+        "heartbeat.interval": 1000,
         "heartbeat.timeout": 20000,
         **{f"taskmanager.memory.{name}": size for name, size in _MEMORY.items()},
     }

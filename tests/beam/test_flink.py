@@ -1,12 +1,11 @@
-"""A Flink cluster of two task managers makes the in-memory runner's records, also when one is killed."""
+"""A Flink cluster of two task managers makes the in-memory runner's records, or ends with one line."""
 
 import contextlib
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from psad_tf.beam.flink import cluster
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.pipeline import preprocess
+from psad_tf.cli.main import main
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
@@ -35,7 +35,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
-    data = logs.records(lists=120, users=20)
+    data = logs.records()
     # Bad records and rows of a flat log travel every way there is.
     data["users"].append({"age": "none"})
     data["impressions"] += [
@@ -56,19 +56,33 @@ def expected(raw, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def flink(tmp_path_factory):
-    state = cluster.start(folder := tmp_path_factory.mktemp("flink"), JARS)
+    with pytest.MonkeyPatch.context() as patch:
+        # Java compiles no more than small jobs are worth: half the time.
+        patch.setenv("JAVA_TOOL_OPTIONS", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
+        state = cluster.start(folder := tmp_path_factory.mktemp("flink"), JARS)
     yield state
     cluster.stop(folder)
 
 
-def _started(state, raw, output):
+def _run(state, raw, output):
+    """Runs `psad preprocess` on the cluster; returns its exit code."""
     command = [
-        sys.executable, "-m", "psad_tf.cli", "preprocess", "--input_dir", raw, "--output_dir", output,
+        "preprocess", "--input_dir", raw, "--output_dir", output,
         "--num_shards=2", f"--latest_time={LATEST}", "--max_dropped=1", "--", *state["beam_options"],
     ]  # fmt: skip
-    return subprocess.Popen(
-        list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return main(list(map(str, command)))
+
+
+def _is_right(output, expected):
+    assert logs.digests(output) == expected[0]
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert {**manifest, "created": None} == expected[1]
+
+
+def _ended_with_one_line(said, folder):
+    (line,) = [line for line in said.splitlines() if not line.startswith("preprocess: ")]
+    assert os.listdir(folder) == []
+    return line
 
 
 def _workers(state):
@@ -84,52 +98,68 @@ def _workers(state):
     return {name for name, busy in found.items() if busy}
 
 
-def _is_right(process, output, expected):
-    printed, errors = process.communicate()
-    assert process.returncode == 0, errors
-    assert "122 impressions: 121 lists" in printed
-    assert logs.digests(output) == expected[0]
-    manifest = json.loads((output / "manifest.json").read_text())
-    assert {**manifest, "created": None} == expected[1]
+def _afterwards(condition, act):
+    """Does `act` in the background as soon as the condition holds."""
+
+    def wait():
+        while not condition():
+            time.sleep(0.1)
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
-def test_both_task_managers_work_and_the_bytes_are_the_in_memory_runners(flink, raw, expected, tmp_path):
-    process = _started(flink, raw, tmp_path / "lists")
-    _is_right(process, tmp_path / "lists", expected)
+def test_both_task_managers_work_and_the_bytes_are_the_in_memory_runners(
+    flink, raw, expected, tmp_path, capfd
+):
+    assert _run(flink, raw, tmp_path / "lists") == 0, capfd.readouterr().err
+    assert "42 impressions: 41 lists" in capfd.readouterr().out
+    _is_right(tmp_path / "lists", expected)
     assert _workers(flink) == {"task-manager-1", "task-manager-2"}
 
 
-def test_a_killed_task_manager_costs_time_or_ends_the_job_with_one_line(flink, raw, expected, tmp_path):
+def test_a_job_that_fails_there_ends_with_one_line_and_no_output(flink, raw, tmp_path, capfd):
+    shutil.copytree(raw, copied := tmp_path / "raw")
+    (made := tmp_path / "made").mkdir()
+    # The log is there when the job starts, and gone when a worker is to read it.
+    _afterwards(lambda: os.listdir(made), (copied / "impressions.jsonl").unlink)
+    assert _run(flink, copied, made / "lists") == 2
+    line = _ended_with_one_line(capfd.readouterr().err, made)
+    assert line.startswith("psad: the engine ended the job: ")
+    assert "No such file or directory" in line and "impressions.jsonl" in line
+
+
+def test_a_killed_task_manager_costs_time_or_ends_the_job_with_one_line(
+    flink, raw, expected, tmp_path, capfd
+):
     before = {job["id"] for job in cluster.get(flink, "/jobs")["jobs"]}
-    process = _started(flink, raw, tmp_path / "lists")
-    while not _at_work(flink, before):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    os.killpg(flink["pids"]["task-manager-2"], signal.SIGKILL)
-    if process.wait() == 0:
-        _is_right(process, tmp_path / "lists", expected)
+    killed = []
+
+    def kill():
+        os.killpg(flink["pids"]["task-manager-2"], signal.SIGKILL)
+        killed.append(True)
+
+    _afterwards(lambda: _at_work(flink, before), kill)
+    code = _run(flink, raw, tmp_path / "lists")
+    assert killed
+    if code == 0:
+        _is_right(tmp_path / "lists", expected)
         return
-    _, errors = process.communicate()
-    assert process.returncode == 2
-    (line,) = [line for line in errors.splitlines() if not line.startswith("preprocess: ")]
-    assert line.startswith("psad: ")
-    assert os.listdir(tmp_path) == []
+    assert code == 2
+    assert _ended_with_one_line(capfd.readouterr().err, tmp_path).startswith("psad: the engine ended the job")
 
 
 def _at_work(state, before):
     """Whether a new job has finished a subtask on the task manager that is to be killed, and runs another."""
-    for job in cluster.get(state, "/jobs")["jobs"]:
-        if job["id"] in before:
-            continue
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        for job in cluster.get(state, "/jobs")["jobs"]:
+            if job["id"] in before:
+                continue
             for vertex in cluster.get(state, f"/jobs/{job['id']}")["vertices"]:
                 answer = cluster.get(state, f"/jobs/{job['id']}/vertices/{vertex['id']}/taskmanagers")
-                if (
-                    any(
-                        each["taskmanager-id"] == "task-manager-2" and each["status-counts"]["FINISHED"]
-                        for each in answer["taskmanagers"]
-                    )
-                    and "Read" in vertex["name"]
+                if "Read" in vertex["name"] and any(
+                    each["taskmanager-id"] == "task-manager-2" and each["status-counts"]["FINISHED"]
+                    for each in answer["taskmanagers"]
                 ):
                     return True
     return False
