@@ -23,7 +23,7 @@ def interleaved(
         calls: By name; each must return only when its work is done.
         rounds: Timings of each, after two calls that are not counted.
         seed: Of the order.
-        clock: Seconds; `time.thread_time` for work that the calling thread does itself.
+        clock: Seconds; `time.process_time` counts the process's work and not its waiting.
 
     Returns:
         Seconds, float64 [rounds], by name.

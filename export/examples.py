@@ -23,7 +23,7 @@ def parse_examples(
     candidate_spec: Mapping[str, Any],
     limits: Limits,
 ) -> dict[str, tf.Tensor]:
-    """Parses a batch of lists; N is the longest list's length, at least 1.
+    """Parses a batch of lists; N is the longest list's length.
 
     Args:
         serialized: string [batch].
@@ -52,13 +52,9 @@ def parse_examples(
     )
     length = tf.shape(candidates)[1]
     with tf.control_dependencies(check_size(batch, length, limits)):
-        candidates = tf.pad(candidates, [[0, 0], [0, tf.maximum(1 - length, 0)]])
-    length = tf.maximum(length, 1)
-    # A list without context has no element in its row: the empty string is an Example without features.
-    contexts = tf.pad(contexts, [[0, 0], [0, 1]])[:, 0]
-    parsed = dict(tf.io.parse_example(contexts, dict(context_spec)))
-    flat = tf.io.parse_example(tf.reshape(candidates, [-1]), dict(candidate_spec))
-    for name, values in flat.items():
-        shape = tf.concat([[batch, length], tf.shape(values)[1:]], 0)
-        parsed[name] = tf.ensure_shape(tf.reshape(values, shape), [None, None, *values.shape[1:]])
+        candidates = tf.reshape(candidates, [-1])
+    # A list without context gives the empty string, which is an Example without features.
+    parsed = dict(tf.io.parse_example(tf.strings.reduce_join(contexts, 1), dict(context_spec)))
+    for name, values in tf.io.parse_example(candidates, dict(candidate_spec)).items():
+        parsed[name] = tf.reshape(values, [batch, length, *values.shape[1:]])
     return parsed

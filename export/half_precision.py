@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -15,15 +13,13 @@ class HalfVariable:
     Stands in for a layer's variable while a graph is traced.
 
     Args:
-        variable: The float32 variable whose value is stored.
+        stored: The float16 variable.
     """
 
-    def __init__(self, variable: tf.Variable) -> None:
-        self.stored = tf.Variable(
-            tf.cast(variable, tf.float16), trainable=False, name=variable.name.split(":")[0]
-        )
-        self.shape = variable.shape
-        self.dtype = variable.dtype
+    def __init__(self, stored: tf.Variable) -> None:
+        self.stored = stored
+        self.shape = stored.shape
+        self.dtype = tf.float32
 
     def sparse_read(self, indices: tf.Tensor, name: str | None = None) -> tf.Tensor:
         """Looks up rows; `tf.gather` calls this, so that the table is never cast whole."""
@@ -42,37 +38,3 @@ def _to_tensor(
 
 
 tf.register_tensor_conversion_function(HalfVariable, _to_tensor)
-
-
-def half_precision(
-    model: tf.keras.Model,
-) -> tuple[Callable[[], contextlib.AbstractContextManager[None]], list[tf.Variable]]:
-    """Prepares a model's matrices for storage in float16; vectors and scalars stay as they are.
-
-    Args:
-        model: A built model.
-
-    Returns:
-        A context manager within which the model reads the float16 matrices, and the variables that
-        then hold its weights.
-    """
-    places: list[tuple[dict[str, Any], str, Any, HalfVariable]] = []
-    halves: dict[Any, HalfVariable] = {}
-    for layer in model.submodules:
-        for attribute, value in vars(layer).items():
-            if isinstance(value, tf.Variable) and value.shape.rank >= 2 and value.dtype == tf.float32:
-                half = halves.setdefault(value.ref(), HalfVariable(value))
-                places.append((vars(layer), attribute, value, half))
-
-    @contextlib.contextmanager
-    def swapped() -> Iterator[None]:
-        for attributes, name, _, half in places:
-            attributes[name] = half
-        try:
-            yield
-        finally:
-            for attributes, name, value, _ in places:
-                attributes[name] = value
-
-    weights = [halves[w.ref()].stored if w.ref() in halves else w for w in model.weights]
-    return swapped, weights

@@ -14,12 +14,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from psad_tf.data.encoder import FeatureEncoder
+from psad_tf.data.encoder import FeatureEncoder, chosen
 from psad_tf.data.parsing import candidate_spec, context_spec
 from psad_tf.export.checks import check_agreement, check_size
 from psad_tf.export.examples import parse_examples
-from psad_tf.export.fused import fused_dense
-from psad_tf.export.half_precision import half_precision
+from psad_tf.export.served_layers import ServedLayers
 from psad_tf.features import (
     HISTORY_PREFIX,
     INITIAL_RANK,
@@ -36,8 +35,6 @@ from psad_tf.serving.contract import (
     EXAMPLES,
     ITEM_IDS,
     LENGTH,
-    MISSING_NUMBER,
-    MISSING_TEXT,
     PADDING_ITEM_ID,
     PADDING_POSITION,
     PROBABILITIES,
@@ -125,11 +122,11 @@ class ServingModule(tf.Module):
         self._declaration = encoder.declaration
         self._options = options
         self.limits = limits_of(encoder.declaration)
-        swapped, weights = half_precision(reranker) if options.float16 else (_unchanged, reranker.weights)
-        self.parameters = _named(weights)
+        layers = ServedLayers(reranker, options.float16)
+        self.parameters = _named(layers.variables)
 
         def score(encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            with swapped(), fused_dense(reranker):
+            with layers.in_graph(*tf.unstack(tf.shape(encoded["mask"]))):
                 return reranker(encoded)
 
         self._score: Callable[..., Any] = (
@@ -159,36 +156,34 @@ class ServingModule(tf.Module):
         candidate = {
             name: feature
             for name, feature in candidate_spec(self._declaration).items()
-            if name not in (RELEVANCE, NEGATIVE, SHOWN_POSITION)
+            if name not in (RELEVANCE, NEGATIVE, SHOWN_POSITION, INITIAL_RANK)  # of no use to the student
         }
         candidate[BLOCKED] = tf.io.FixedLenFeature([], tf.int64, 0)
         raw = parse_examples(examples, context_spec(self._declaration), candidate, self.limits)
         return self._rank(raw, tf.cast(raw[BLOCKED], tf.bool))
 
     def _rank(self, raw: Mapping[str, tf.Tensor], blocked: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        item_ids = raw[ITEM_ID][..., 0]  # [batch, n]
-        inputs = {name: raw[name] for name in raw_specs(self._declaration)}
-        for name, values in inputs.items():
-            if name.startswith(HISTORY_PREFIX) and values.shape.rank >= 2:
-                padding = MISSING_TEXT if values.dtype == tf.string else MISSING_NUMBER
-                inputs[name] = _fit(values, self._declaration.history.length, padding)
-        encoded = dict(self.encoder(inputs))
+        item_ids = tf.squeeze(raw[ITEM_ID], -1)  # [batch, n]
+        encoded = dict(self.encoder(raw))
         if blocked is not None:
             encoded["mask"] = encoded["mask"] & ~blocked
         scored = self._padded_score(encoded) if self._options.jit_compile else self._score(encoded)
         present = item_ids != PADDING_ITEM_ID
         length = tf.reduce_sum(tf.cast(present, tf.int32), 1)
         # Blocked items, of score -1e9, rank above padding: every shown item comes first and padding last.
-        keys = tf.where(present, scored["scores"], 2.0 * LARGE_NEGATIVE)
-        order = tf.argsort(keys, direction="DESCENDING", stable=True)  # equal scores keep the order
+        shape = tf.shape(item_ids)
+        keys = chosen(present, scored["scores"], tf.fill(shape, 2.0 * LARGE_NEGATIVE))
+        # Equal scores keep the order.
+        order = tf.math.top_k(keys, shape[1]).indices
         if self._options.top_m:
             order = order[:, : self._options.top_m]
-        shown_ids = tf.where(encoded["mask"], item_ids, PADDING_ITEM_ID)
-        within = tf.range(tf.shape(order)[1]) < length[:, tf.newaxis]
+        shown_ids = chosen(encoded["mask"], item_ids, tf.zeros_like(item_ids))  # PADDING_ITEM_ID
+        within = tf.range(tf.shape(order)[1]) < tf.expand_dims(length, 1)
+        ranking = chosen(within, order, tf.fill(tf.shape(order), PADDING_POSITION))
         return {
             SCORES: tf.identity(scored["scores"], name=SCORES),
             PROBABILITIES: tf.identity(scored["probabilities"], name=PROBABILITIES),
-            RANKING: tf.where(within, order, PADDING_POSITION, name=RANKING),
+            RANKING: tf.identity(ranking, name=RANKING),
             ITEM_IDS: tf.gather(shown_ids, order, batch_dims=1, name=ITEM_IDS),
             LENGTH: tf.identity(length, name=LENGTH),
         }
@@ -211,14 +206,6 @@ class ServingModule(tf.Module):
         return {name: scored[name][:lists, :length] for name in ("scores", "probabilities")}
 
 
-def _fit(values: tf.Tensor, length: int, padding: str | float) -> tf.Tensor:
-    """Cuts or pads axis 1 to `length`."""
-    values = values[:, :length]
-    paddings = [[0, 0], [0, length - tf.shape(values)[1]]] + [[0, 0]] * (values.shape.rank - 2)
-    padded = tf.pad(values, paddings, constant_values=padding)
-    return tf.ensure_shape(padded, [None, length, *values.shape[2:]])
-
-
 def _next_size(size: tf.Tensor, sizes: tuple[int, ...]) -> tf.Tensor:
     """The smallest of `sizes` that is at least `size`; above the largest, its next multiple."""
     steps = tf.constant(sizes)
@@ -238,13 +225,3 @@ def _named(weights: list[tf.Variable]) -> dict[str, tf.Variable]:
             unique = f"{name}_{count}"
         named[unique] = weight
     return named
-
-
-class _unchanged:
-    """A context in which the model's weights are as they are."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None

@@ -60,12 +60,13 @@ class AboveContext(tf.keras.layers.Layer):
         Returns:
             [batch, n, num_heads].
         """
-        n = tf.shape(mask)[1]
-        differences = scores[:, tf.newaxis] - scores[:, :, tf.newaxis]  # [batch, i, j]: s_j - s_i
+        lists, n = tf.unstack(tf.shape(mask))
+        differences = tf.expand_dims(scores, 1) - tf.expand_dims(scores, 2)  # [batch, i, j]: s_j - s_i
         above = tf.sigmoid(tf.nn.softplus(tf.cast(self.sharpness, scores.dtype)) * differences)
-        others = mask[:, tf.newaxis] & ~tf.eye(n, dtype=tf.bool)
-        sums = tf.matmul(above * tf.cast(others, above.dtype), factors.sources)  # [batch, n, heads * dim]
-        products = tf.reshape(sums * factors.targets, [-1, n, self.num_heads, self.head_dim])
+        sources = factors.sources * tf.expand_dims(tf.cast(mask, above.dtype), 2)
+        # A candidate does not stand above itself, where `above` is 1/2.
+        sums = tf.matmul(above, sources) - 0.5 * sources  # [batch, n, heads * dim]
+        products = tf.reshape(sums * factors.targets, [lists, n, self.num_heads, self.head_dim])
         return tf.reduce_sum(products, -1) * self.head_dim**-0.5
 
     def get_config(self) -> dict[str, object]:

@@ -29,7 +29,7 @@ def masked_softmax(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     [0.5, 0.5, 0.0]
     """
     allowed = tf.cast(mask, tf.float32)
-    masked = tf.where(mask, tf.cast(logits, tf.float32), LARGE_NEGATIVE)
+    masked = tf.cast(logits, tf.float32) + (1.0 - allowed) * LARGE_NEGATIVE
     return tf.nn.softmax(masked, axis=-1) * allowed
 
 
@@ -43,8 +43,9 @@ def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     Returns:
         [batch, d], 0 where no entry is there.
     """
-    present = tf.cast(mask, values.dtype)[..., tf.newaxis]
-    return tf.reduce_sum(values * present, 1) / tf.maximum(tf.reduce_sum(present, 1), 1.0)
+    present = tf.expand_dims(tf.cast(mask, values.dtype), 1)  # [batch, 1, h]
+    weights = present / tf.maximum(tf.reduce_sum(present, -1, keepdims=True), 1.0)
+    return tf.squeeze(tf.matmul(weights, values), 1)
 
 
 def block_causal_mask(slots: int, block_size: int) -> tf.Tensor:

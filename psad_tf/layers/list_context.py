@@ -25,10 +25,10 @@ def standardized_in_list(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     >>> [round(float(each), 3) for each in relative[0, :, 0]]
     [-0.995, 0.995, 0.0]
     """
-    present = tf.cast(mask, values.dtype)[..., tf.newaxis]
-    count = tf.maximum(tf.reduce_sum(present, 1, keepdims=True), 1.0)
-    centred = (values - tf.reduce_sum(values * present, 1, keepdims=True) / count) * present
-    variance = tf.reduce_sum(tf.square(centred), 1, keepdims=True) / count
+    present = tf.cast(mask, values.dtype)
+    weights = tf.expand_dims(present / tf.maximum(tf.reduce_sum(present, 1, keepdims=True), 1.0), 1)
+    centred = (values - tf.matmul(weights, values)) * tf.expand_dims(present, 2)
+    variance = tf.matmul(weights, tf.square(centred))  # [batch, 1, features]
     return centred * tf.math.rsqrt(variance + _SMALLEST_VARIANCE)
 
 

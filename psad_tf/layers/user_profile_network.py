@@ -140,13 +140,13 @@ class UserProfileNetwork(tf.keras.layers.Layer):
         dense = encoded["candidate_dense"]
         if self.config.relative_features:
             dense = tf.concat([dense, standardized_in_list(dense, encoded["mask"])], -1)
-        parts = [self._joined([gated], dense), gated * intent[:, tf.newaxis]]
+        parts = [self._joined([gated], dense), gated * tf.expand_dims(intent, 1)]
         if self.config.history_match:
             parts += self._history_matches(items, past, encoded["history_mask"])
         if self.config.target_attention:
             parts.append(self._target_interest(item, history, encoded["history_mask"]))
         if self.config.cross:
-            users = tf.broadcast_to(user[:, tf.newaxis], tf.shape(gated))
+            users = tf.broadcast_to(tf.expand_dims(user, 1), tf.shape(gated))
             parts.append(self.cross(tf.concat([users, gated], -1)))
         features = tf.concat(parts, -1)
         return UserProfile(intent, self.candidate(features, seed=seed), features, self._positions(intent))
@@ -161,9 +161,10 @@ class UserProfileNetwork(tf.keras.layers.Layer):
 
     def _interests(self, user: tf.Tensor, history: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """[u ; long-term interest ; short-term interest], [batch, 3d]."""
-        logits = tf.einsum("bd,bhd->bh", self.pooling_query(user), history)
-        weights = masked_softmax(tf.cast(logits, tf.float32) * self.dim**-0.5, mask)
-        long_term = tf.einsum("bh,bhd->bd", tf.cast(weights, history.dtype), history)
+        query = tf.expand_dims(self.pooling_query(user), 1)
+        logits = tf.matmul(query, history, transpose_b=True)  # [batch, 1, h]
+        weights = masked_softmax(tf.cast(logits, tf.float32) * self.dim**-0.5, tf.expand_dims(mask, 1))
+        long_term = tf.squeeze(tf.matmul(tf.cast(weights, history.dtype), history), 1)
         recent = self.config.short_term_length
         short_term = masked_mean(history[:, :recent], mask[:, :recent])
         return tf.concat([user, long_term, short_term], -1)
@@ -171,7 +172,7 @@ class UserProfileNetwork(tf.keras.layers.Layer):
     def _gated(self, item: tf.Tensor, intent: tf.Tensor, seed: tf.Tensor | None) -> tf.Tensor:
         if not self.config.personalized_gates:
             return item
-        intents = tf.broadcast_to(intent[:, tf.newaxis], tf.shape(item))
+        intents = tf.broadcast_to(tf.expand_dims(intent, 1), tf.shape(item))
         return 2.0 * tf.sigmoid(self.gate(tf.concat([intents, tf.stop_gradient(item)], -1), seed=seed)) * item
 
     def _history_matches(
@@ -184,14 +185,14 @@ class UserProfileNetwork(tf.keras.layers.Layer):
             for feature, embedded in zip(declaration.candidate_categorical, items, strict=True)
         }
         return [
-            of_vocabulary[feature.vocabulary] * masked_mean(embedded, mask)[:, tf.newaxis]
+            of_vocabulary[feature.vocabulary] * tf.expand_dims(masked_mean(embedded, mask), 1)
             for feature, embedded in zip(declaration.history.categorical, past, strict=True)
             if feature.vocabulary in of_vocabulary
         ]
 
     def _target_interest(self, item: tf.Tensor, history: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         logits = tf.matmul(self.target_query(item), self.target_key(history), transpose_b=True)
-        weights = masked_softmax(tf.cast(logits, tf.float32) * self.dim**-0.5, mask[:, tf.newaxis])
+        weights = masked_softmax(tf.cast(logits, tf.float32) * self.dim**-0.5, tf.expand_dims(mask, 1))
         return tf.matmul(tf.cast(weights, history.dtype), history)  # [batch, n, d]
 
     def _positions(self, intent: tf.Tensor) -> tf.Tensor:

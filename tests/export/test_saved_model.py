@@ -33,7 +33,7 @@ CORE_OPS = frozenset(
     GreaterEqual HashTableV2 Identity InitializeTableFromTextFileV2 IsNan Less LessEqual Log1p MatrixDiagV3
     LogicalAnd LogicalNot LogicalOr LookupTableFindV2 MatMul Max Maximum Mean MergeV2Checkpoints
     Minimum Mul Neg NoOp NotEqual Pack Pad PadV2 ParseExampleV2 Placeholder Prod Range
-    ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 Rsqrt SaveV2 Select SelectV2
+    ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 ReduceJoin Rsqrt SaveV2 Select SelectV2
     Shape ShardedFilename Sigmoid Size Slice Softmax Softplus SplitV Square Squeeze
     StatefulPartitionedCall StatelessIf
     StaticRegexFullMatch StopGradient StridedSlice StringJoin StringLength Sub Sum Tile TopKV2

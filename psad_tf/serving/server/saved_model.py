@@ -89,12 +89,18 @@ def _meta_graph(path: str) -> Any:
 
 
 def _import(graph: graph_pb2.GraphDef) -> None:
-    """Adds a graph to the default one, one function at a time: each import holds Python's lock."""
+    """Adds a graph to the default one, one function at a time: each import holds Python's lock.
+
+    Functions that the graph calls are not inlined into it, so that each is optimized when it first runs;
+    those that they call are, since every call costs a copy of its arguments.
+    """
     nodes = graph_pb2.GraphDef(node=graph.node, versions=graph.versions)
+    called = {node.attr["f"].func.name for node in graph.node if "f" in node.attr}
     for function in graph.library.function:
         part = graph_pb2.GraphDef(versions=graph.versions)
         added = part.library.function.add()
         added.CopyFrom(function)
-        added.attr["_noinline"].b = True
+        if function.signature.name in called:
+            added.attr["_noinline"].b = True
         tf.graph_util.import_graph_def(part, name="")
     tf.graph_util.import_graph_def(nodes, name="")
