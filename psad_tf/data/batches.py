@@ -206,20 +206,33 @@ class ListDataset:
                 "more, so nothing can be learnt or measured there; look at the declaration's label rules"
             )
 
-    def training_batches(self, seed: int, epoch: int) -> tf.data.Dataset:
-        """The shuffled batches of one epoch, every list in one of them.
+    def training_batches(
+        self, seed: int, epoch: int = 0, epochs: int = 1, first_step: int = 0
+    ) -> tf.data.Dataset:
+        """The shuffled batches of epochs, one epoch after the other, every list in one batch of each.
 
-        The order is a function of `seed` and `epoch`. The last batch of a size is filled up with empty
-        lists, so that every batch has the same number.
+        An epoch's order is a function of `seed` and its number. The last batch of a size is filled up with
+        empty lists, so that every batch has the same number and every epoch `steps_per_epoch` batches.
+
+        Args:
+            seed: Of the order.
+            epoch: The first epoch, from 0.
+            epochs: How many there are.
+            first_step: Where the first epoch begins, in batches.
         """
-        lists = self._lists.shuffle(
-            self.shuffle_buffer, seed=seed * 1_000_003 + epoch, reshuffle_each_iteration=False
-        )
-        batches = self._batched(lists).map(lambda batch: filled_batch(batch, self.config.batch_size))
+        batches = self._epoch(seed, epoch).skip(first_step)
+        for each in range(epoch + 1, epoch + epochs):
+            batches = batches.concatenate(self._epoch(seed, each))
         options = _options()
         # Workers take their parts of every batch, not files of their own: the same batches for any number.
         options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
         return batches.prefetch(_BATCHES_AHEAD).with_options(options)
+
+    def _epoch(self, seed: int, epoch: int) -> tf.data.Dataset:
+        lists = self._lists.shuffle(
+            self.shuffle_buffer, seed=seed * 1_000_003 + epoch, reshuffle_each_iteration=False
+        )
+        return self._batched(lists).map(lambda batch: filled_batch(batch, self.config.batch_size))
 
     def batches(self) -> tf.data.Dataset:
         """All lists in file order; the last batch of a size may be smaller."""

@@ -62,13 +62,20 @@ class TwoRateAdam(tf.keras.optimizers.Adam):
         super().__init__(**options)
         self.embedding_ratio = embedding_ratio
 
+    def apply_gradients(self, *arguments: object, **options: object) -> object:
+        """As Keras' own; what all variables share is computed once per step, not once per variable."""
+        self._corrected_rate: tf.Tensor | None = None
+        return super().apply_gradients(*arguments, **options)
+
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         """One Adam step: v <- v - rate * m_hat / (sqrt(v_hat) + epsilon)."""
-        step = tf.cast(self.iterations + 1, variable.dtype)
-        rate = tf.convert_to_tensor(tf.cast(self.learning_rate, variable.dtype))
+        if self._corrected_rate is None:
+            step = tf.cast(self.iterations + 1, tf.float32)
+            correction = tf.sqrt(1.0 - tf.pow(self.beta_2, step)) / (1.0 - tf.pow(self.beta_1, step))
+            self._corrected_rate = tf.cast(self.learning_rate, tf.float32) * correction
+        rate = tf.cast(self._corrected_rate, variable.dtype)
         if EMBEDDING_TABLE in variable.name:
             rate = rate * self.embedding_ratio
-        correction = tf.sqrt(1.0 - tf.pow(self.beta_2, step)) / (1.0 - tf.pow(self.beta_1, step))
         index = self._index_dict[self._var_key(variable)]
         first, second = self._momentums[index], self._velocities[index]
         if isinstance(gradient, tf.IndexedSlices):
@@ -77,12 +84,12 @@ class TwoRateAdam(tf.keras.optimizers.Adam):
             new_second = tf.gather(second, rows) * self.beta_2 + tf.square(values) * (1.0 - self.beta_2)
             first.scatter_update(tf.IndexedSlices(new_first, rows))
             second.scatter_update(tf.IndexedSlices(new_second, rows))
-            change = rate * correction * new_first / (tf.sqrt(new_second) + self.epsilon)
+            change = rate * new_first / (tf.sqrt(new_second) + self.epsilon)
             variable.scatter_sub(tf.IndexedSlices(change, rows))
             return
-        first.assign_add((gradient - first) * (1.0 - self.beta_1))
-        second.assign_add((tf.square(gradient) - second) * (1.0 - self.beta_2))
-        variable.assign_sub(rate * correction * first / (tf.sqrt(second) + self.epsilon))
+        new_first = first.assign_add((gradient - first) * (1.0 - self.beta_1))
+        new_second = second.assign_add((tf.square(gradient) - second) * (1.0 - self.beta_2))
+        variable.assign_sub(rate * new_first / (tf.sqrt(new_second) + self.epsilon))
 
     def get_config(self) -> dict[str, object]:
         return {**super().get_config(), "embedding_ratio": self.embedding_ratio}

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import sys
 import tempfile
-import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -21,7 +20,14 @@ from psad_tf.errors import InputError
 from psad_tf.evaluation.evaluate import SELECTION_METRIC, Evaluator, worse_than_initial
 from psad_tf.features import FeatureDeclaration, load_json
 from psad_tf.models.psad import PSAD
-from psad_tf.training.callbacks import Progress, StepWatch
+from psad_tf.training.callbacks import (
+    ExactResume,
+    KeepBest,
+    Lines,
+    RunHistory,
+    StopOnDivergence,
+    Validation,
+)
 from psad_tf.training.devices import check_placement
 from psad_tf.training.distribution import WorkerLostError, check_same_start, is_chief, make_strategy
 from psad_tf.training.optimizer import make_optimizer
@@ -122,7 +128,8 @@ def train(
             if verbose and chief:
                 print(f"Training on {device}, {strategy.num_replicas_in_sync} replica(s)", flush=True)
             trainer = _Trainer(model, config, training, validation, work_dir, verbose and chief)
-            trainer.restore(os.path.join(partial, "checkpoints") if resume else "")
+            if resume:
+                trainer.restore(partial)
             check_same_start(strategy, model.step)
             best = trainer.run()
     except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError) as error:
@@ -135,16 +142,17 @@ def train(
         raise InputError(f"{os.fspath(lists_dir)}: a record cannot be read: {explain(error)}") from None
     finally:
         tf.keras.mixed_precision.set_global_policy(before)
-    metrics = trainer.history[best - 1]["valid"]
+    history = trainer.history.entries
+    metrics = history[best - 1]["valid"]
     if chief:
         if verbose and (worse := worse_than_initial(metrics, "validation")):
             print(worse)
         write_json(
             os.path.join(partial, "metrics.json"),
-            {"best_epoch": best, "epochs": len(trainer.history), "valid": metrics},
+            {"best_epoch": best, "epochs": len(history), "valid": metrics},
         )
         finish_run(partial, run_dir)
-    return TrainResult(run_dir, best, metrics, len(trainer.history))
+    return TrainResult(run_dir, best, metrics, len(history))
 
 
 def _described(training: ListDataset, validation: ListDataset, config: TrainConfig) -> str:
@@ -197,7 +205,7 @@ def _train_tutor(
 
 
 class _Trainer:
-    """The loop over epochs of one model, in one work folder."""
+    """One model's run in one work folder: one `fit`, and what stands around it."""
 
     def __init__(
         self,
@@ -214,134 +222,75 @@ class _Trainer:
         self.training = training
         self.work_dir = work_dir
         self.verbose = verbose
-        self.selects = selects
-        self.evaluator = Evaluator(validation, model.rank, config.jit_compile)
-        self.epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.batch = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.best = tf.Variable(-1.0, dtype=tf.float64, trainable=False)
-        self.best_epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
-        progress = tf.train.Checkpoint(
-            model=model,
-            optimizer=model.optimizer,
-            epoch=self.epoch,
-            batch=self.batch,
-            best=self.best,
-            best_epoch=self.best_epoch,
+        self.watch = StopOnDivergence(
+            config.largest_loss, config.mixed_precision == "float16", self._diverged
         )
-        self.checkpoints = tf.train.CheckpointManager(
-            progress, os.path.join(work_dir, "checkpoints"), max_to_keep=config.keep_checkpoints
-        )
-        self.best_checkpoints = tf.train.CheckpointManager(
+        self.validation = Validation(Evaluator(validation, model.rank, config.jit_compile))
+        self.best = KeepBest(
             tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher),
             os.path.join(work_dir, "best"),
-            max_to_keep=1,
+            f"val_{selects}_{SELECTION_METRIC}",
+            config.patience,
         )
-        self.history: list[dict[str, Any]] = []
-        self.callbacks: list[tf.keras.callbacks.Callback] = [
-            StepWatch(config, self.batch, self.checkpoints, self._diverged)
-        ]
-        if verbose:
-            self.callbacks.append(
-                Progress(training.steps_per_epoch, tuple(training.sizes), config.jit_compile)
-            )
+        self.history = RunHistory(os.path.join(work_dir, "history.json"), self.validation)
+        self.resume = ExactResume(
+            model,
+            os.path.join(work_dir, "checkpoints"),
+            training.steps_per_epoch,
+            config.checkpoint_steps,
+            config.keep_checkpoints,
+            best=self.best.state,
+        )
 
-    def restore(self, folder: str) -> None:
-        """Goes to the latest checkpoint of `folder`; stays at the start if there is none."""
-        found = tf.train.latest_checkpoint(folder) if folder else None
-        if found is None:
+    def restore(self, work_dir: str) -> None:
+        """Goes to the latest checkpoint of a work folder; stays at the start if there is none."""
+        if not self.resume.restore(os.path.join(work_dir, "checkpoints")):
             return
-        self.checkpoints.checkpoint.restore(found).assert_consumed()
-        done = int(self.epoch.numpy())
-        path = os.path.join(os.path.dirname(folder), "history.json")
-        self.history = load_json(path)[:done] if done else []
+        done = self.resume.epoch
+        self.history.entries = load_json(os.path.join(work_dir, "history.json"))[:done] if done else []
         if self.verbose:
             print(f"Resuming at epoch {done + 1}, step {int(self.model.step.numpy())}")
 
     def run(self) -> int:
         """Trains to the end; gives the best epoch, from 1."""
-        writer = tf.summary.create_file_writer(os.path.join(self.work_dir, "logs"))
-        while int(self.epoch.numpy()) < self.config.epochs and not self._patience_is_over():
-            self._epoch(writer)
-        writer.close()
-        return int(self.best_epoch.numpy())
-
-    def _patience_is_over(self) -> bool:
-        waited = int(self.epoch.numpy()) - int(self.best_epoch.numpy())
-        return self.config.patience > 0 and waited >= self.config.patience
-
-    def _epoch(self, writer: tf.summary.SummaryWriter) -> None:
-        started = time.perf_counter()
-        epoch, skip = int(self.epoch.numpy()), int(self.batch.numpy())
-        batches = self.training.training_batches(self.config.seed, epoch)
-        if skip:
-            batches = batches.skip(skip)
-        steps = self.training.steps_per_epoch
-        if skip < steps:
-            self.model.fit(
-                batches,
-                # Said, not found out: a step that starts on a batch that is not there would count itself.
-                steps_per_epoch=steps - skip,
-                epochs=epoch + 1,
-                initial_epoch=epoch,
-                verbose=0,
-                callbacks=self.callbacks,
-            )
-        losses = {name: float(term.result()) for name, term in self.model.loss_terms.items()}
-        if self.verbose and not self.history:
-            print("Ranking the validation lists, compiled once too ...", flush=True)
-        evaluated = self.evaluator.run()
-        evaluation, agreement = evaluated.means(), float(np.nanmean(evaluated.agreement))
-        quality = evaluation[self.selects][SELECTION_METRIC]
-        self.epoch.assign(epoch + 1)
-        self.batch.assign(0)
-        self.model.reset_metrics()
-        if quality > float(self.best.numpy()):
-            self.best.assign(quality)
-            self.best_epoch.assign(epoch + 1)
-            self.best_checkpoints.save(checkpoint_number=epoch + 1)
-        seconds = round(time.perf_counter() - started, 2)
-        self.history.append(
-            {
-                "epoch": epoch + 1,
-                "losses": losses,
-                "valid": evaluation,
-                "agreement": agreement,
-                "seconds": seconds,
-            }
-        )
-        write_json(os.path.join(self.work_dir, "history.json"), self.history)
-        self.checkpoints.save(checkpoint_number=int(self.model.step.numpy()))
-        self._summarize(writer, losses, evaluation)
+        callbacks: list[tf.keras.callbacks.Callback] = [
+            self.watch,
+            self.validation,
+            self.best,
+            tf.keras.callbacks.TensorBoard(os.path.join(self.work_dir, "logs"), write_graph=False),
+            self.history,
+        ]
         if self.verbose:
-            row = "  ".join(f"{name} {each[SELECTION_METRIC]:.4f}" for name, each in evaluation.items())
-            print(
-                f"epoch {epoch + 1}/{self.config.epochs}: loss {losses['loss']:.4f}  "
-                f"validation NDCG@10  {row}  ({seconds:.1f} s)",
-                flush=True,
-            )
+            sizes = tuple(self.training.sizes)
+            callbacks.append(Lines(self.history, self.config.epochs, sizes, self.config.jit_compile))
+        callbacks.append(self.resume)
+        if self.resume.batch:  # Keras knows epochs of one length only
+            self._fit(callbacks, self.resume.epoch + 1)
+        if self.resume.epoch < self.config.epochs and not self.best.is_over(self.resume.epoch):
+            self._fit(callbacks, self.config.epochs)
+        return self.best.epoch
 
-    def _summarize(
-        self,
-        writer: tf.summary.SummaryWriter,
-        losses: Mapping[str, float],
-        evaluation: Mapping[str, Mapping[str, float]],
-    ) -> None:
-        with writer.as_default(step=int(self.model.step.numpy())):
-            for name, value in losses.items():
-                tf.summary.scalar(f"train/{name}", value)
-            for model, metrics in evaluation.items():
-                for metric, value in metrics.items():
-                    tf.summary.scalar(f"valid/{model}/{metric}", value)
-        writer.flush()
+    def _fit(self, callbacks: list[tf.keras.callbacks.Callback], epochs: int) -> None:
+        epoch, done = self.resume.epoch, self.resume.batch
+        self.model.fit(
+            self.training.training_batches(self.config.seed, epoch, epochs - epoch, done),
+            # Said, not found out: a step that starts on a batch that is not there would count itself.
+            steps_per_epoch=self.training.steps_per_epoch - done,
+            initial_epoch=epoch,
+            epochs=epochs,
+            callbacks=callbacks,
+            verbose=1 if self.verbose and sys.stdout.isatty() else 0,
+        )
 
     def _diverged(self, step: int, terms: Mapping[str, float]) -> TrainingDiverged:
         """Saves the batch that did it and says so."""
-        batches = self.training.training_batches(self.config.seed, int(self.epoch.numpy()))
+        done = (step - 1) % self.training.steps_per_epoch
+        batches = self.training.training_batches(self.config.seed, self.resume.epoch, first_step=done)
         path = os.path.join(self.work_dir, "diverged_batch.npz")
-        for batch in batches.skip(int(self.batch.numpy()) - 1).take(1):
+        for batch in batches.take(1):
             np.savez_compressed(path, **{key: value.numpy() for key, value in batch.items()})
         listed = ", ".join(f"{key} {value:g}" for key, value in terms.items())
-        good = self.checkpoints.latest_checkpoint
+        good = self.resume.latest
         kept = f"the last good checkpoint is {good}" if good else "no checkpoint was due before"
         return TrainingDiverged(
             f"training diverged at step {step}: {listed}; the batch is in {path}, {kept}; lower "

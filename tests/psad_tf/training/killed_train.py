@@ -13,16 +13,16 @@ from typing import Any
 
 def kill_after_step(number: int) -> None:
     """SIGKILL when step `number` has been counted and its checkpoint, if one is due, is written."""
-    from psad_tf.training.callbacks import StepWatch
+    from psad_tf.training.callbacks import ExactResume
 
-    end = StepWatch.on_train_batch_end
+    end = ExactResume.on_train_batch_end
 
     def killing(self: Any, batch: int, logs: dict | None = None) -> None:
         end(self, batch, logs)
         if int(self.model.step.numpy()) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    StepWatch.on_train_batch_end = killing
+    ExactResume.on_train_batch_end = killing
 
 
 def kill_in_save(number: int) -> None:

@@ -18,7 +18,7 @@ from psad_tf.errors import InputError
 from psad_tf.evaluation.evaluate import evaluate_run, worse_than_initial
 from psad_tf.features import FeatureDeclaration, load_json
 from psad_tf.training import trainer as training
-from psad_tf.training.callbacks import StepWatch
+from psad_tf.training.callbacks import ExactResume
 from psad_tf.training.run_folder import check_run, load_parts, load_psad, load_reranker, start_run
 from tests import tiny
 
@@ -55,7 +55,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(
     lists_dir, finished, tmp_path, monkeypatch, at_step
 ):
     folder = str(tmp_path / "run")
-    end = StepWatch.on_train_batch_end
+    end = ExactResume.on_train_batch_end
 
     def stop(self, batch, logs=None):
         end(self, batch, logs)
@@ -63,7 +63,7 @@ def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(
             raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(StepWatch, "on_train_batch_end", stop)
+        patched.setattr(ExactResume, "on_train_batch_end", stop)
         with pytest.raises(Killed):
             training.train(lists_dir, folder, settings(), verbose=False)
     assert not os.path.exists(folder)
