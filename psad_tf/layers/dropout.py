@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import zlib
 
+import numpy as np
 import tensorflow as tf
+
+_SEED_FACTORS = np.array([0x9E3779B1, 0x85EBCA77], np.uint32)
 
 
 def hashed_uniform(shape: tf.Tensor, seed: tf.Tensor, label: str) -> tf.Tensor:
     """Numbers in [0, 1) that depend on seed, label and place alone.
 
-    u_i = h(h(i + s_0) xor s_1 xor crc32(label)) / 2^32, h a 32-bit integer hash (two xor-shift-multiply
-    rounds). TensorFlow's stateless generators give other numbers under XLA than outside it; integer
-    arithmetic gives the same everywhere, so a compiled step can be checked against a plain one.
+    u_i = h(h(i) xor (p_0 s_0 + p_1 s_1 + crc32(label))) / 2^32, h a 32-bit integer hash (two
+    xor-shift-multiply rounds), p two odd constants. TensorFlow's stateless generators give other numbers
+    under XLA than outside it; integer arithmetic gives the same everywhere, so a compiled step can be
+    checked against a plain one.
 
     Under `tf.distribute` a replica counts places from where the replica before it ended, so replicas
     with parts of a batch draw what one replica with the whole batch would.
@@ -27,23 +31,21 @@ def hashed_uniform(shape: tf.Tensor, seed: tf.Tensor, label: str) -> tf.Tensor:
 
     Reference: the hash is "lowbias32" of C. Wellons' hash prospector.
     """
-    seed = tf.bitcast(seed, tf.uint32)
     size = tf.reduce_prod(shape)
     context = tf.distribute.get_replica_context()
     first = 0 if context is None else context.replica_id_in_sync_group * size
     place = tf.cast(tf.range(size) + first, tf.uint32)
-    salt = tf.constant(zlib.crc32(label.encode()), tf.uint32)
-    bits = _hash32(place + _hash32(seed[0]))
-    bits = _hash32(tf.bitwise.bitwise_xor(bits, tf.bitwise.bitwise_xor(_hash32(seed[1]), salt)))
+    state = tf.reduce_sum(tf.bitcast(seed, tf.uint32) * _SEED_FACTORS) + zlib.crc32(label.encode())
+    bits = _hash32(tf.bitwise.bitwise_xor(_hash32(place), state))
     top = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32)  # 24 bits: exact
     return tf.reshape(tf.cast(top, tf.float32) * 2.0**-24, shape)
 
 
 def _hash32(x: tf.Tensor) -> tf.Tensor:
-    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97), (15, 1)):
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0x735A2D97)):
         x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(shift, tf.uint32)))
         x = x * tf.constant(factor, tf.uint32)
-    return x
+    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, tf.constant(15, tf.uint32)))
 
 
 class SeededDropout(tf.keras.layers.Layer):

@@ -64,32 +64,43 @@ class TwoRateAdam(tf.keras.optimizers.Adam):
 
     def apply_gradients(self, *arguments: object, **options: object) -> object:
         """As Keras' own; what all variables share is computed once per step, not once per variable."""
-        self._corrected_rate: tf.Tensor | None = None
+        self._shared: tuple[tf.Tensor, ...] | None = None
         return super().apply_gradients(*arguments, **options)
 
     def update_step(self, gradient: tf.Tensor | tf.IndexedSlices, variable: tf.Variable) -> None:
         """One Adam step: v <- v - rate * m_hat / (sqrt(v_hat) + epsilon)."""
-        if self._corrected_rate is None:
+        if self._shared is None:
             step = tf.cast(self.iterations + 1, tf.float32)
-            correction = tf.sqrt(1.0 - tf.pow(self.beta_2, step)) / (1.0 - tf.pow(self.beta_1, step))
-            self._corrected_rate = tf.cast(self.learning_rate, tf.float32) * correction
-        rate = tf.cast(self._corrected_rate, variable.dtype)
-        if EMBEDDING_TABLE in variable.name:
-            rate = rate * self.embedding_ratio
+            rate = tf.cast(self.learning_rate, tf.float32)
+            betas = tf.constant(self.beta_1), tf.constant(self.beta_2)
+            powers = (tf.pow(beta, step) for beta in betas)
+            self._shared = rate, rate * self.embedding_ratio, *betas, *powers, tf.constant(self.epsilon)
+        plain_rate, table_rate, *shared = (tf.cast(each, variable.dtype) for each in self._shared)
+        beta_1, beta_2, power_1, power_2, epsilon = shared
+        rate = table_rate if EMBEDDING_TABLE in variable.name else plain_rate
         index = self._index_dict[self._var_key(variable)]
         first, second = self._momentums[index], self._velocities[index]
-        if isinstance(gradient, tf.IndexedSlices):
-            rows, values = gradient.indices, gradient.values
-            new_first = tf.gather(first, rows) * self.beta_1 + values * (1.0 - self.beta_1)
-            new_second = tf.gather(second, rows) * self.beta_2 + tf.square(values) * (1.0 - self.beta_2)
-            first.scatter_update(tf.IndexedSlices(new_first, rows))
-            second.scatter_update(tf.IndexedSlices(new_second, rows))
-            change = rate * new_first / (tf.sqrt(new_second) + self.epsilon)
-            variable.scatter_sub(tf.IndexedSlices(change, rows))
+        if not isinstance(gradient, tf.IndexedSlices):
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle,
+                m=first.handle,
+                v=second.handle,
+                beta1_power=power_1,
+                beta2_power=power_2,
+                lr=rate,
+                beta1=beta_1,
+                beta2=beta_2,
+                epsilon=epsilon,
+                grad=gradient,
+            )
             return
-        new_first = first.assign_add((gradient - first) * (1.0 - self.beta_1))
-        new_second = second.assign_add((tf.square(gradient) - second) * (1.0 - self.beta_2))
-        variable.assign_sub(rate * new_first / (tf.sqrt(new_second) + self.epsilon))
+        rows, values = gradient.indices, gradient.values
+        new_first = tf.gather(first, rows) * beta_1 + values * (1.0 - beta_1)
+        new_second = tf.gather(second, rows) * beta_2 + tf.square(values) * (1.0 - beta_2)
+        first.scatter_update(tf.IndexedSlices(new_first, rows))
+        second.scatter_update(tf.IndexedSlices(new_second, rows))
+        rate = rate * tf.sqrt(1.0 - power_2) / (1.0 - power_1)
+        variable.scatter_sub(tf.IndexedSlices(rate * new_first / (tf.sqrt(new_second) + epsilon), rows))
 
     def get_config(self) -> dict[str, object]:
         return {**super().get_config(), "embedding_ratio": self.embedding_ratio}

@@ -21,7 +21,7 @@ def test_dense_updates_equal_keras_adam():
     gradients = [tf.constant(each) for each in ([1.0, -2.0], [0.5, 0.0], [-3.0, 1.0])]
     ours = run(make_optimizer(PLAIN), tf.Variable([1.0, 1.0]), gradients)
     keras = run(tf.keras.optimizers.Adam(0.1, jit_compile=False), tf.Variable([1.0, 1.0]), gradients)
-    np.testing.assert_allclose(ours, keras, rtol=1e-6)
+    np.testing.assert_allclose(ours, keras, rtol=3e-6)
 
 
 def test_sparse_updates_change_touched_rows_alone_and_as_a_dense_update_would():

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import input_pb2
 
-from psad_tf.config import DataConfig, DistillationConfig, OptimizerConfig, TrainConfig
+from psad_tf.config import DataConfig, DistillationConfig, LossConfig, OptimizerConfig, TrainConfig
 from psad_tf.data.list_folder import load_encoder
 from psad_tf.errors import InputError
 from psad_tf.evaluation.evaluate import evaluate_run, worse_than_initial
@@ -25,7 +25,13 @@ from tests import tiny
 
 def settings(**changes: object) -> TrainConfig:
     config = tiny.config(
-        slots=8, dropout=0.1, data=DataConfig(batch_size=32, list_sizes=(8,)), epochs=2, checkpoint_steps=2
+        slots=8,
+        block_size=8,  # one block and no policy: a small graph
+        dropout=0.1,
+        data=DataConfig(batch_size=32, list_sizes=(8,)),
+        loss=LossConfig(),
+        epochs=2,
+        checkpoint_steps=2,
     )
     return dataclasses.replace(config, **changes)
 
