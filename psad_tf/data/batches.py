@@ -32,6 +32,8 @@ _PARSE_BATCH = 256
 _BATCHES_AHEAD = 2
 _CORES = os.cpu_count() or 1
 _FILES_AT_ONCE = 8  # when training; fixed, since the order of the lists follows from it
+# Nothing here branches on tensors, and AutoGraph takes seconds to find that out.
+_as_it_is = tf.autograph.experimental.do_not_convert
 # What padding holds where it is not 0.
 _PADDING = {SHOWN_POSITION: -1}
 
@@ -51,6 +53,7 @@ def decoded_lists(
     """
     parse = functools.partial(parse_lists, declaration=encoder.declaration, list_size=list_size)
 
+    @_as_it_is
     def encode(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         encoded = encoder(parse(serialized))
         return {key: value for key, value in encoded.items() if 0 not in value.shape[1:]}
@@ -60,6 +63,7 @@ def decoded_lists(
     return dataset if list_size is not None else dataset.map(_cut_padding)
 
 
+@_as_it_is
 def with_empty_features(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Puts the dense features of no columns back into an encoded batch."""
     for key, of in (("context_dense", None), ("history_dense", "history_mask"), ("candidate_dense", "mask")):
@@ -98,6 +102,7 @@ def _options() -> tf.data.Options:
     return options
 
 
+@_as_it_is
 def _cut_padding(encoded: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """Drops the candidates that only the longest list of the parsed batch needed."""
     return _cut_candidates(encoded, tf.reduce_sum(tf.cast(encoded["mask"], tf.int32)))
@@ -232,7 +237,8 @@ class ListDataset:
         lists = self._lists.shuffle(
             self.shuffle_buffer, seed=seed * 1_000_003 + epoch, reshuffle_each_iteration=False
         )
-        return self._batched(lists).map(lambda batch: filled_batch(batch, self.config.batch_size))
+        fill = functools.partial(filled_batch, batch_size=self.config.batch_size)
+        return self._batched(lists).map(_as_it_is(fill))
 
     def batches(self) -> tf.data.Dataset:
         """All lists in file order; the last batch of a size may be smaller."""
