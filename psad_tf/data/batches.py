@@ -28,6 +28,7 @@ from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
 from psad_tf.features import SHOWN_POSITION, USER_ID
 
+_DEFAULTS = DataConfig()
 _PARSE_BATCH = 256
 _BATCHES_AHEAD = 2
 _CORES = os.cpu_count() or 1
@@ -161,7 +162,7 @@ class ListDataset:
         lists_dir: str | os.PathLike[str],
         split: str,
         encoder: FeatureEncoder,
-        config: DataConfig,
+        config: DataConfig = _DEFAULTS,
         training_slots: int | None = None,
     ) -> None:
         self.config = config

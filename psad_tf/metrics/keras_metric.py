@@ -9,7 +9,7 @@ import tensorflow as tf
 from psad_tf.metrics.per_list import metric_function
 
 
-@tf.keras.utils.register_keras_serializable("psad")
+@tf.keras.utils.register_keras_serializable("psad_tf")
 class RankingMetric(tf.keras.metrics.Mean):
     """Mean of one of `METRICS` over the lists that have a value, each list counting once.
 
