@@ -2,8 +2,8 @@
 
 A column called `feedback.click`, `features.price` or `context.device` is the key `click`, `price` or `device`
 of that part. CSV holds text only: numbers are read where the raw record or the feature declaration wants
-them, an empty cell is an absent value, and the values of a categorical feature of width over 1 are parted by
-`|`.
+them, an empty cell is an absent value, and the values of a categorical feature of width over 1 are
+separated by `|`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ simulator), tests them, and writes to --output_dir
     quality_significance.json  paired tests of student and teacher against the best baseline
     quality.md                 both as tables
 
-Every finished (model, seed) is kept in runs/bench/results.jsonl, so a run that was stopped goes on.
+Every finished (model, seed) is kept in runs/bench/results.jsonl, so a run that was stopped resumes.
 Hyperparameters of the baselines come from quality_search.json, which `--search` makes from the validation
 lists alone.
 """

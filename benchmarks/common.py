@@ -100,7 +100,7 @@ def _plain(value: Any) -> Any:
 
 
 class ResultStore:
-    """Finished results in a JSON-lines file, so that a benchmark that was stopped goes on where it was.
+    """Finished results in a JSON-lines file, so that a benchmark that was stopped resumes where it was.
 
     Args:
         path: The file; a last line that was cut short is passed over.

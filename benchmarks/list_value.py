@@ -9,7 +9,7 @@ expected clicks on the first 6 slots over those of the greedy oracle's lists. Wr
     list_value.png                the models side by side
 
 The runs that tell most come first. Every finished run is kept in --work_dir, so a run that was stopped, or
-that `--minutes` ended, goes on where it was. `--search` chooses each trained model's learning rate and
+that `--minutes` ended, resumes where it was. `--search` chooses each trained model's learning rate and
 dropout, the same number of trials for each, on validation logs alone.
 """
 

@@ -317,7 +317,7 @@ class TrainConfig(PSADConfig):
             devices; or `multi_worker`, over the workers that the environment's TF_CONFIG names. The
             batch is shared out; the result is that of one worker with the whole batch.
         mixed_precision: Compute in float16 (with loss scaling) or bfloat16, keep weights in float32.
-        largest_loss: A loss above this stops the run as diverged, as one that is no finite number does.
+        max_loss: A loss above this stops the run as diverged, as one that is no finite number does.
         checkpoint_steps: Steps between checkpoints, besides one at the end of each epoch; 0 for none.
         keep_checkpoints: The last n kept, besides the best.
     """
@@ -329,7 +329,7 @@ class TrainConfig(PSADConfig):
     jit_compile: bool = True
     distribution: Literal["none", "mirrored", "multi_worker"] = "none"
     mixed_precision: Literal["float32", "float16", "bfloat16"] = "float32"
-    largest_loss: float = 1e6
+    max_loss: float = 1e6
     checkpoint_steps: int = 0
     keep_checkpoints: int = 2
 
@@ -440,7 +440,7 @@ def _check_run(config: TrainConfig) -> None:
         ("data.cache_mib", config.data.cache_mib, 0, 1_000_000_000),
         ("epochs", config.epochs, 1, 1_000_000),
         ("patience", config.patience, 0, 1_000_000),
-        ("largest_loss", config.largest_loss, 1e-3, 1e30),
+        ("max_loss", config.max_loss, 1e-3, 1e30),
         ("checkpoint_steps", config.checkpoint_steps, 0, 1e12),
         ("keep_checkpoints", config.keep_checkpoints, 1, 10_000),
     )

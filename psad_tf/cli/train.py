@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def restart_command(arguments: argparse.Namespace) -> list[str]:
-    """The command line that goes on from the last checkpoint, with one restart less.
+    """The command line that resumes from the last checkpoint, with one restart less.
 
     TensorFlow's connection to the cluster cannot be renewed inside a process, so the process is replaced.
     """

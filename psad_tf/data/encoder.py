@@ -27,8 +27,8 @@ from psad_tf.features import (
     FeatureDeclaration,
 )
 
-LARGEST_STANDARDIZED = 10.0
-LARGEST_UNSCALED = 1e6  # of a feature without a transform
+MAX_STANDARDIZED = 10.0
+MAX_UNSCALED = 1e6  # of a feature without a transform
 
 
 class FeatureEncoder(tf.Module):
@@ -169,7 +169,7 @@ class FeatureEncoder(tf.Module):
         if not unscaled.all():
             mean = np.float32(np.where(unscaled, 0.0, mean)).reshape(each)
             values = (values - mean) / np.float32(np.where(unscaled, 1.0, std)).reshape(each)
-        bounds = np.float32(np.where(unscaled, LARGEST_UNSCALED, LARGEST_STANDARDIZED)).reshape(each)
+        bounds = np.float32(np.where(unscaled, MAX_UNSCALED, MAX_STANDARDIZED)).reshape(each)
         if (bounds == bounds.flat[0]).all():
             bounds = bounds.flat[:1]  # broadcasting one number is faster
         values = tf.clip_by_value(values, -bounds, bounds)

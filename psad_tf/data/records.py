@@ -46,10 +46,10 @@ KINDS = (IMPRESSIONS, INTERACTIONS, USERS, ITEMS)
 FEATURES_FILE = "features.json"
 
 # 1e11 seconds is the year 5138, 1e11 milliseconds is 1973: a larger number is not in seconds.
-LARGEST_TIME = 10**11
-LONGEST_ID = 1024
+MAX_TIME = 10**11
+MAX_ID_LENGTH = 1024
 # Numbers are stored as 32-bit floats.
-LARGEST_NUMBER = 3.4e38
+MAX_NUMBER = 3.4e38
 
 _NUMBERS = frozenset({int, float})
 
@@ -321,10 +321,10 @@ def _check_candidate(candidate: Any, index: int) -> str:
     if not isinstance(candidate, dict):
         raise RecordError("wrong_type", f"candidates[{index}]: expected an object, got {_named(candidate)}")
     item_id = candidate.get("item_id")
-    if not (isinstance(item_id, str) and 0 < len(item_id) <= LONGEST_ID):
+    if not (isinstance(item_id, str) and 0 < len(item_id) <= MAX_ID_LENGTH):
         _check_id(candidate, "item_id", f"candidates[{index}].")
     score = candidate.get("initial_score")
-    if not (type(score) is float and -LARGEST_NUMBER < score < LARGEST_NUMBER):
+    if not (type(score) is float and -MAX_NUMBER < score < MAX_NUMBER):
         if score is None:
             raise RecordError("missing_field", f"candidates[{index}].initial_score: is missing")
         _check_number(score, f"candidates[{index}].initial_score")
@@ -391,8 +391,8 @@ def _check_id(data: Mapping[str, Any], key: str, prefix: str) -> None:
         raise RecordError("wrong_type", f"{prefix}{key}: expected a string, got {_named(value)}")
     if not value:
         raise RecordError("empty_id", f"{prefix}{key}: is empty")
-    if len(value) > LONGEST_ID:
-        raise RecordError("long_id", f"{prefix}{key}: {len(value)} characters, at most {LONGEST_ID}")
+    if len(value) > MAX_ID_LENGTH:
+        raise RecordError("long_id", f"{prefix}{key}: {len(value)} characters, at most {MAX_ID_LENGTH}")
 
 
 def _check_time(data: Mapping[str, Any], latest_time: int | None) -> None:
@@ -403,7 +403,7 @@ def _check_time(data: Mapping[str, Any], latest_time: int | None) -> None:
         raise RecordError("wrong_type", f"time: expected whole seconds, got {_named(time)}")
     if time < 0:
         raise RecordError("negative_time", f"time: {time} is before 1970")
-    if time > LARGEST_TIME:
+    if time > MAX_TIME:
         raise RecordError("time_not_in_seconds", f"time: {time} is not in seconds (milliseconds?)")
     if latest_time is not None and time > latest_time:
         raise RecordError("time_in_future", f"time: {time} is later than {latest_time}")
@@ -413,9 +413,7 @@ def _check_numbers(values: Any, where: str, index: int | None = None) -> None:
     if not isinstance(values, dict):
         raise RecordError("wrong_type", f"{_at(where, index)}: expected an object, got {_named(values)}")
     for name, value in values.items():
-        if value is not None and not (
-            type(value) in (int, float) and -LARGEST_NUMBER < value < LARGEST_NUMBER
-        ):
+        if value is not None and not (type(value) in (int, float) and -MAX_NUMBER < value < MAX_NUMBER):
             _check_number(value, f"{_at(where, index)}.{name}")
 
 
@@ -424,7 +422,7 @@ def _are_plain_numbers(values: Any) -> bool:
     if type(values) is not dict:
         return False
     for value in values.values():
-        if not (type(value) in _NUMBERS and -LARGEST_NUMBER < value < LARGEST_NUMBER):
+        if not (type(value) in _NUMBERS and -MAX_NUMBER < value < MAX_NUMBER):
             return False
     return True
 
@@ -432,7 +430,7 @@ def _are_plain_numbers(values: Any) -> bool:
 def _check_number(value: Any, where: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise RecordError("wrong_type", f"{where}: expected a number, got {_named(value)}")
-    if not -LARGEST_NUMBER < value < LARGEST_NUMBER:
+    if not -MAX_NUMBER < value < MAX_NUMBER:
         raise RecordError("not_finite", f"{where}: {value!r:.40} is not a finite 32-bit number")
 
 
@@ -444,7 +442,7 @@ def _check_values(values: Any, where: str, index: int | None = None) -> None:
     for name, value in values.items():
         if value is None or isinstance(value, str):
             continue
-        if type(value) in _NUMBERS and -LARGEST_NUMBER < value < LARGEST_NUMBER:
+        if type(value) in _NUMBERS and -MAX_NUMBER < value < MAX_NUMBER:
             continue
         place = f"{_at(where, index)}.{name}".lstrip(".")
         if isinstance(value, list):

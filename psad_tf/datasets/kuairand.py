@@ -30,7 +30,7 @@ from psad_tf.features import (
     NegativeRule,
 )
 
-LONGEST_LIST = 20
+MAX_LIST_LENGTH = 20
 SHORTEST_LIST = 5
 TAG_WIDTH = 3
 _FEEDBACK = (
@@ -132,7 +132,7 @@ def _by_user(paths: list[pathlib.Path]) -> dict[str, list[_Event]]:
 def _lists(user_id: str, events: list[_Event], gap_seconds: float) -> Iterator[Impression]:
     for tab in sorted({event[2] for event in events}):
         of_tab = [event for event in events if event[2] == tab]
-        for start, stop in cut_sessions([event[0] / 1000 for event in of_tab], gap_seconds, LONGEST_LIST):
+        for start, stop in cut_sessions([event[0] / 1000 for event in of_tab], gap_seconds, MAX_LIST_LENGTH):
             shown: dict[str, _Event] = {}
             for event in of_tab[start:stop]:
                 shown.setdefault(event[1], event)

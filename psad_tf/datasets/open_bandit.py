@@ -35,7 +35,7 @@ from psad_tf.features import (
 )
 
 CAMPAIGNS = ("all", "men", "women")
-LONGEST_LIST = 20
+MAX_LIST_LENGTH = 20
 SHORTEST_LIST = 2
 _USER_COLUMNS = tuple(f"user_feature_{index}" for index in range(4))
 _ITEM_COLUMNS = tuple(f"item_feature_{index}" for index in range(4))
@@ -128,7 +128,7 @@ def _by_user(path: pathlib.Path, campaign: str) -> Mapping[str, list[_Event]]:
 
 
 def _sessions(user_id: str, campaign: str, events: list[_Event], gap_seconds: float) -> Iterator[Impression]:
-    for start, stop in cut_sessions([event[0] for event in events], gap_seconds, LONGEST_LIST):
+    for start, stop in cut_sessions([event[0] for event in events], gap_seconds, MAX_LIST_LENGTH):
         shown: dict[str, Candidate] = {}
         in_order = sorted(events[start:stop], key=lambda event: (event[0], event[2]["position"]))
         for _, item_id, row, where in in_order:

@@ -79,8 +79,8 @@ def identifier(row: Row, column: str, where: str) -> str:
     return row[column]
 
 
-def cut_sessions(times: Sequence[float], gap: float, longest: int) -> list[tuple[int, int]]:
-    """Cuts events in time order where more than `gap` seconds pass, and after `longest` events.
+def cut_sessions(times: Sequence[float], gap: float, max_events: int) -> list[tuple[int, int]]:
+    """Cuts events in time order where more than `gap` seconds pass, and after `max_events` events.
 
     Returns:
         (start, stop) of each session, `stop` exclusive.
@@ -89,7 +89,7 @@ def cut_sessions(times: Sequence[float], gap: float, longest: int) -> list[tuple
         InputError: `gap` is negative or not a number.
 
     Example:
-        >>> cut_sessions([0, 5, 100, 101, 102], gap=60, longest=2)
+        >>> cut_sessions([0, 5, 100, 101, 102], gap=60, max_events=2)
         [(0, 2), (2, 4), (4, 5)]
     """
     if not gap >= 0:
@@ -97,7 +97,7 @@ def cut_sessions(times: Sequence[float], gap: float, longest: int) -> list[tuple
     spans: list[tuple[int, int]] = []
     start = 0
     for index in range(1, len(times) + 1):
-        if index == len(times) or times[index] - times[index - 1] > gap or index - start == longest:
+        if index == len(times) or times[index] - times[index - 1] > gap or index - start == max_events:
             spans.append((start, index))
             start = index
     return spans

@@ -219,7 +219,7 @@ def _beam_search(scorer: BlockScorer, mask: tf.Tensor, slots: int, block_size: i
         for index in range(size):
             values = scorer.value(logits[:, index], start + index, state)
             open_slot = start + index < length[:, tf.newaxis]  # [batch * width, 1]
-            # A list that is full goes on in one way: nothing more is placed.
+            # A list that is full continues in one way: nothing more is placed.
             ways = tf.where(available & open_slot, values, _IMPOSSIBLE)
             ways = tf.where(open_slot | (tf.range(n) > 0), ways, 0.0)
             ways = tf.reshape(total, [-1, 1]) + ways

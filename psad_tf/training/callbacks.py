@@ -79,7 +79,7 @@ class ExactResume(tf.keras.callbacks.Callback):
         self._means = [metric.get_weights() for metric in self.model.loss_terms.values()]
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        # Keras clears the metrics when an epoch begins; one that is resumed goes on from its part.
+        # Keras clears the metrics when an epoch begins; one that is resumed continues from its part.
         if self.batch:
             for metric, weights in zip(self.model.loss_terms.values(), self._means, strict=True):
                 metric.set_weights(weights)

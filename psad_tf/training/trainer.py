@@ -35,7 +35,7 @@ from psad_tf.training.run_folder import check_run, finish_run, start_run, write_
 
 
 class TrainingDiverged(InputError):
-    """The loss or its gradient is not a finite number any more, or the loss is above `largest_loss`."""
+    """The loss or its gradient is not a finite number any more, or the loss is above `max_loss`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,9 +222,7 @@ class _Trainer:
         self.training = training
         self.work_dir = work_dir
         self.verbose = verbose
-        self.watch = StopOnDivergence(
-            config.largest_loss, config.mixed_precision == "float16", self._diverged
-        )
+        self.watch = StopOnDivergence(config.max_loss, config.mixed_precision == "float16", self._diverged)
         self.validation = Validation(Evaluator(validation, model.rank, config.jit_compile))
         self.best = KeepBest(
             tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher),

@@ -29,7 +29,7 @@ class SimulatorConfig:
         interest: Standard deviation of the types' interests.
         deviation: Standard deviation of a user's own interest around the type's.
         quality: Standard deviation of the items' quality.
-        largest_drift: Types' drift rates are spread evenly from 0 to this.
+        max_drift: Types' drift rates are spread evenly from 0 to this.
         bias: Logit of an average item.
         ranker_noise: Standard deviation of the noise of the initial ranker, which scores
             quality + first[category] + noise and knows nothing of drift, repeats and complements.
@@ -58,7 +58,7 @@ class SimulatorConfig:
     interest: float = 1.0
     deviation: float = 0.3
     quality: float = 1.0
-    largest_drift: float = 0.3
+    max_drift: float = 0.3
     bias: float = -1.0
     ranker_noise: float = 2.5
     policy: str = "initial"
@@ -109,7 +109,7 @@ PRESETS = {
         categories=6,
         repeat=0.0,
         complement=0.0,
-        largest_drift=0.0,
+        max_drift=0.0,
         explore=0.1,
         history_length=20,
     ),

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from psad_tf.config import DataConfig
-from psad_tf.data.encoder import LARGEST_STANDARDIZED
+from psad_tf.data.encoder import MAX_STANDARDIZED
 from psad_tf.datasets.simulator.config import SimulatorConfig
 from psad_tf.datasets.simulator.logs import LogBlock, blocks_of, log_block, split_of
 from psad_tf.datasets.simulator.policies import POLICIES, Policy
@@ -144,7 +144,7 @@ class EncodedWorld:
 
     def _standardized(self, name: str, values: tf.Tensor) -> tf.Tensor:
         mean, std = self._moments[name]
-        return tf.clip_by_value((values - mean) / std, -LARGEST_STANDARDIZED, LARGEST_STANDARDIZED)
+        return tf.clip_by_value((values - mean) / std, -MAX_STANDARDIZED, MAX_STANDARDIZED)
 
     def _count_vocabularies(self) -> None:
         """As `psad preprocess`: the values of training lists, the most frequent first, then by value."""

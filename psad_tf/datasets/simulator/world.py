@@ -98,7 +98,7 @@ class World:
         shape = (config.user_types, config.categories)
         self._first = config.interest * random.standard_normal(shape)
         self._second = config.interest * random.standard_normal(shape)
-        self._drift = np.linspace(0.0, config.largest_drift, config.user_types)
+        self._drift = np.linspace(0.0, config.max_drift, config.user_types)
         category = np.arange(config.categories)
         self._complemented = np.where(category % 2 == 1, category - 1, -1)
         self.users_of_block = functools.lru_cache(maxsize=64)(self._users_of_block)

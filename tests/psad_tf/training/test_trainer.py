@@ -155,7 +155,7 @@ def test_a_gradient_that_is_no_number_stops_the_step_that_made_it_though_its_los
 
 def test_a_loss_above_the_largest_that_is_allowed_stops_the_run(lists_dir, tmp_path):
     with pytest.raises(training.TrainingDiverged, match=r"step 1: loss [\d.]+, .*no checkpoint was due"):
-        training.train(lists_dir, tmp_path / "run", settings(largest_loss=0.5), verbose=False)
+        training.train(lists_dir, tmp_path / "run", settings(max_loss=0.5), verbose=False)
 
 
 def test_the_best_and_the_last_checkpoints_are_kept(lists_dir, finished):
