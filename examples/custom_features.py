@@ -26,6 +26,7 @@ from psad_tf.features import (
 
 DECLARATION = psad.FeatureDeclaration(
     context_categorical=(CategoricalFeature("user_id"), CategoricalFeature("device")),
+    context_dense=(),
     history=HistoryDeclaration(
         length=20,
         categorical=(CategoricalFeature("item_id"), CategoricalFeature("tags", width=3)),

@@ -61,9 +61,13 @@ class PSAD(tf.keras.Model):
         config: What the following arguments change; None takes the defaults.
         embedding_dim: d, width of every embedding and hidden representation, 32 by default.
         dropout_rate: Share of hidden values dropped in training, 0.1 by default.
-        embedding, user_profile, teacher, student: Parts of the architecture; a mapping names what differs,
-            `teacher={"slots": 6, "block_size": 3}` for instance.
-        loss, distillation: Weights of the losses and how the student is taught, in the same way.
+        embedding: A part of the architecture; a mapping names what differs from the defaults, as in
+            `teacher={"slots": 6, "block_size": 3}`.
+        user_profile: In the same way, as are the following ones.
+        teacher: L, K, decoder and decoding.
+        student: Its hidden layers and context.
+        loss: Weights of the losses.
+        distillation: How the student is taught.
         seed: Of dropout and of the order of equal labels, 1 by default.
         tutor: A trained model to distil from in place of the own teacher (offline distillation); it is
             not trained further, and neither is the own teacher.
