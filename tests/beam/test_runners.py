@@ -110,14 +110,12 @@ def test_a_run_killed_half_way_leaves_nothing_that_looks_whole_and_the_next_one_
     assert "1 duplicate_request" in output
 
 
-@pytest.mark.slow
-@pytest.mark.process
-def test_the_command_says_a_mistake_in_one_line(raw, tmp_path):
+def test_the_command_says_a_mistake_in_one_line(raw, tmp_path, capfd):
     features = tmp_path / "features.json"
     features.write_text((raw / "features.json").read_text().replace('"price"', '"prize"'))
-    process = _psad("--input_dir", raw, "--features", features, "--output_dir", tmp_path / "lists", *FLAGS)
-    _, errors = process.communicate()
-    assert process.returncode == 2
+    command = ["preprocess", "--input_dir", raw, "--features", features, "--output_dir", tmp_path / "lists"]
+    assert main(list(map(str, [*command, "--max_dropped=1", *FLAGS]))) == 2
+    errors = capfd.readouterr().err
     assert errors.startswith("psad: feature 'prize' is declared but occurs in no record")
     assert errors.count("\n") == 1
     assert not (tmp_path / "lists").exists()
