@@ -1,14 +1,16 @@
-"""Every example runs as written, each on what the one before it made, and so does the tutorial."""
+"""The examples and the README run as written, each on what the one before it made; so does the tutorial."""
 
 from __future__ import annotations
 
 import pathlib
+import re
 import runpy
 import sys
 
 import nbclient
 import nbformat
 import pytest
+import tensorflow as tf
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 
@@ -31,6 +33,15 @@ def test_declare_train_and_serve(tmp_path, monkeypatch, capsys):
     run("serve_and_call.py", "--model_base_path", base, monkeypatch=monkeypatch)
     said = capsys.readouterr().out
     assert "answered by: model" in said and said.count("score") == 3 and "i9" not in said
+
+
+def test_the_readmes_python(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+    assert code.count("\n") <= 15
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("2_000", "300"), {})
+    loaded = tf.keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.config.model.teacher.slots == 6
 
 
 @pytest.mark.process
