@@ -199,13 +199,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
 
 
-def write_json(path: str, data: Any) -> None:
-    """Writes JSON whole or not at all."""
-    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-        file.write("\n")
-
-
 def write_text(path: str, text: str) -> None:
     """Writes text whole or not at all."""
     with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:

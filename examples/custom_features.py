@@ -9,7 +9,6 @@ it. The logs here are made up, so that the example runs anywhere: replace `log` 
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import random
 from typing import Any
@@ -23,6 +22,7 @@ from psad_tf.features import (
     LabelDeclaration,
     LabelRule,
 )
+from psad_tf.files import write_json
 
 DECLARATION = psad.FeatureDeclaration(
     context_categorical=(CategoricalFeature("user_id"), CategoricalFeature("device")),
@@ -92,7 +92,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for kind, records in log(arguments.lists).items():
         write_json_lines(folder / f"{kind}.jsonl", records)
-    (folder / "features.json").write_text(json.dumps(DECLARATION.to_dict(), indent=1) + "\n")
+    write_json(folder / "features.json", DECLARATION.to_dict())
     print(f"{arguments.lists} impressions and their declaration are in {folder}")
 
 

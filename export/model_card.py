@@ -12,6 +12,7 @@ from typing import Any
 from psad_tf.export.inspect import Summary
 from psad_tf.export.signatures import GraphOptions
 from psad_tf.features import load_json
+from psad_tf.files import write_json
 
 _INPUTS = {
     "features": "one tensor per declared feature, by its name; history_<name> for the history's",
@@ -69,9 +70,7 @@ def write_model_card(
         ],
     }
     os.makedirs(os.path.join(version_dir, "assets.extra"), exist_ok=True)
-    with open(os.path.join(version_dir, CARD_JSON), "w", encoding="utf-8") as file:
-        json.dump(card, file, indent=2)
-        file.write("\n")
+    write_json(os.path.join(version_dir, CARD_JSON), card)
     with open(os.path.join(version_dir, CARD_TEXT), "w", encoding="utf-8") as file:
         file.write(_text(card))
     return card

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from psad_tf.export.model_card import write_model_card
 from psad_tf.export.signatures import GraphOptions, ServingModule
 from psad_tf.export.versions import claimed_version
 from psad_tf.export.warmup import write_warmup
-from psad_tf.files import replaced_directory
+from psad_tf.files import replaced_directory, write_json
 from psad_tf.serving.contract import LIMITS_FILE
 from psad_tf.serving.version_files import write_files_list
 from psad_tf.training.run_folder import load_reranker
@@ -79,9 +78,7 @@ def export_saved_model(
         signatures = module.signatures()
         with replaced_directory(path) as temporary:
             tf.saved_model.save(module, temporary, signatures=signatures)
-            os.makedirs(os.path.join(temporary, "assets.extra"), exist_ok=True)
-            with open(os.path.join(temporary, LIMITS_FILE), "w", encoding="utf-8") as file:
-                json.dump(dataclasses.asdict(module.limits), file)
+            write_json(os.path.join(temporary, LIMITS_FILE), dataclasses.asdict(module.limits))
             if lists:
                 write_warmup(temporary, lists, encoder.declaration, model_name, warmup_candidates)
             write_model_card(temporary, run_dir, model_name, number, options, summarize(temporary))

@@ -136,7 +136,7 @@ class EmbeddingConfig:
     """Embedding tables of the vocabularies.
 
     Args:
-        kind: `table` is one row an id; `compositional` is the sum of a quotient and a remainder row
+        kind: `table` is one row an id; `compositional` is the product of a quotient and a remainder row
             (QR trick), whose memory grows with the square root of the vocabulary.
         compositional_above: With `compositional`, vocabularies up to this size keep a full table.
         dropout_rate: Share of embeddings dropped whole in training, as if the value were missing.
@@ -260,7 +260,7 @@ def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, An
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam for the dense weights, Adam of its own for the embedding tables.
+    """Adam, whose learning rate for the embedding tables is another.
 
     Args:
         learning_rate: Of the dense weights, after warm-up.

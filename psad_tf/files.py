@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from psad_tf.errors import InputError
 
@@ -87,6 +89,13 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[str]:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(temporary)
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Writes indented JSON aside and renames it."""
+    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=1)
+        file.write("\n")
 
 
 @contextlib.contextmanager

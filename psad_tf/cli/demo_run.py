@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from psad_tf.config import TrainConfig
-from psad_tf.files import replaced_file
+from psad_tf.files import write_json
 from psad_tf.metrics import METRICS
 
 _SHOWN_USERS = 3
@@ -157,9 +157,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         "memory_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     path = os.path.join(root, "report.json")
-    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(report, file, indent=1)
-        file.write("\n")
+    write_json(path, report)
     _print_summary(report, served.rankings, raw, root, exported)
     return report
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 
 HELP = "evaluate initial order, teacher and student on one split"
@@ -49,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _run_list_value(arguments: argparse.Namespace) -> None:
     from psad_tf.evaluation.list_value import estimate_list_values
-    from psad_tf.files import replaced_file
+    from psad_tf.files import write_json
     from psad_tf.training.devices import silence_xla
 
     silence_xla()
@@ -58,11 +57,7 @@ def _run_list_value(arguments: argparse.Namespace) -> None:
         arguments.run_dir, arguments.list_value, arguments.lists_dir, arguments.split, arguments.slots
     ).report()
     path = arguments.output or os.path.join(arguments.run_dir, f"list_value_{arguments.split}.json")
-    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(
-            {"evaluator": os.path.basename(arguments.list_value.rstrip(os.sep)), **report}, file, indent=1
-        )
-        file.write("\n")
+    write_json(path, {"evaluator": os.path.basename(arguments.list_value.rstrip(os.sep)), **report})
     print(f"expected gain of the first {report['slots']} slots, mean of {report['lists']:,} lists:")
     for model, value in report["values"].items():
         print(f"  {model:20}{value:10.4f}")
@@ -74,7 +69,7 @@ def _run_list_value(arguments: argparse.Namespace) -> None:
 
 def _run_metrics(arguments: argparse.Namespace) -> None:
     from psad_tf.evaluation.evaluate import evaluate_run, worse_than_initial
-    from psad_tf.files import replaced_file
+    from psad_tf.files import write_json
     from psad_tf.metrics import METRICS
     from psad_tf.training.devices import silence_xla
 
@@ -84,9 +79,7 @@ def _run_metrics(arguments: argparse.Namespace) -> None:
         arguments.run_dir, arguments.lists_dir, arguments.split, arguments.convention
     ).means()
     path = arguments.output or os.path.join(arguments.run_dir, f"evaluation_{arguments.split}.json")
-    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(means, file, indent=1)
-        file.write("\n")
+    write_json(path, means)
     print(format_table(means, METRICS))
     if worse := worse_than_initial(means, arguments.split):
         print(worse)

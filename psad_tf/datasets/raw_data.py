@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -21,7 +20,7 @@ from psad_tf.data.records import (
 )
 from psad_tf.errors import InputError
 from psad_tf.features import FeatureDeclaration
-from psad_tf.files import check_replaceable, replaced_directory
+from psad_tf.files import check_replaceable, replaced_directory, write_json
 
 RAW_FILES = (FEATURES_FILE, *(f"{kind}.jsonl" for kind in KINDS))
 
@@ -73,6 +72,4 @@ def write_raw_data(data: RawData, output_dir: str | os.PathLike[str]) -> dict[st
 
 def write_declaration(declaration: FeatureDeclaration, folder: str) -> None:
     """Writes `features.json` into a raw data folder that is being made."""
-    with open(os.path.join(folder, FEATURES_FILE), "w", encoding="utf-8") as file:
-        json.dump(declaration.to_dict(), file, indent=2)
-        file.write("\n")
+    write_json(os.path.join(folder, FEATURES_FILE), declaration.to_dict())

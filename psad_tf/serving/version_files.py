@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 
+from psad_tf.files import write_json
 from psad_tf.serving.contract import FILES_LIST
 
 Fingerprint = tuple[tuple[str, int, int], ...]
@@ -69,10 +70,7 @@ def write_files_list(path: str) -> None:
         for name, size, _ in fingerprint(path)
         if name != FILES_LIST
     }
-    os.makedirs(os.path.dirname(os.path.join(path, FILES_LIST)), exist_ok=True)
-    with open(os.path.join(path, FILES_LIST), "w", encoding="utf-8") as file:
-        json.dump(listed, file, indent=1, sort_keys=True)
-        file.write("\n")
+    write_json(os.path.join(path, FILES_LIST), listed)
 
 
 def file_sha256(path: str) -> str:

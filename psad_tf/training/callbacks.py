@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from psad_tf.evaluation.evaluate import SELECTION_METRIC, Evaluator
-from psad_tf.training.run_folder import write_json
+from psad_tf.files import write_json
 
 Logs = dict[str, Any] | None
 

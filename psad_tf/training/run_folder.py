@@ -21,7 +21,7 @@ from psad_tf.data.encoder import FeatureEncoder
 from psad_tf.data.list_folder import load_encoder, load_manifest
 from psad_tf.errors import InputError
 from psad_tf.features import FeatureDeclaration, load_declaration, load_json
-from psad_tf.files import check_replaceable, replaced_directory, replaced_file
+from psad_tf.files import check_replaceable, replaced_directory, write_json
 from psad_tf.models.student import Reranker
 
 if TYPE_CHECKING:
@@ -127,13 +127,6 @@ def finish_run(work_dir: str, run_dir: str) -> None:
         shutil.rmtree(old)
     else:
         os.rename(work_dir, run_dir)
-
-
-def write_json(path: str, data: Any) -> None:
-    """Writes indented JSON aside and renames it."""
-    with replaced_file(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-        file.write("\n")
 
 
 def load_parts(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, TrainConfig]:
