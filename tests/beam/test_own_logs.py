@@ -160,6 +160,8 @@ def test_a_job_that_is_stopped_leaves_nothing_and_says_one_line(tmp_path, sent, 
     job = subprocess.Popen(
         [sys.executable, "-m", "psad_tf.cli", *command, "--max_dropped", "1"],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        # As from a terminal, even where the tests themselves run in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     while not list(tmp_path.glob("lists.tmp-*")):
         assert job.poll() is None
