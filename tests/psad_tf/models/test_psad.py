@@ -267,3 +267,21 @@ def test_a_frozen_tutor_teaches_and_does_not_change():
     logs = steps(student, 3)
     assert all(np.array_equal(a, b) for a, b in zip(before, tutor.variables, strict=True))
     assert logs[0]["distillation"] > 0.0 and "value" not in logs[0]
+
+
+def test_a_steps_gradients_are_the_same_bits_however_often_they_are_computed():
+    """Threads may end in any order; sums may not depend on it."""
+    model, batch = compiled(tiny.config(slots=8, dropout=0.1)), tiny.batch(16, 8)
+
+    @tf.function
+    def gradients() -> list[tf.Tensor]:
+        ties = tf.zeros_like(batch["labels"])
+        with tf.GradientTape() as tape:
+            loss = model.compute_losses(batch, tf.constant([1, 2]), ties, tf.constant(0.5))["loss"]
+        found = tape.gradient(loss, model.trainable_variables)
+        return [tf.convert_to_tensor(each) for each in found if each is not None]
+
+    expected = [each.numpy() for each in gradients()]
+    for _ in range(400):
+        for one, other in zip(expected, gradients(), strict=True):
+            np.testing.assert_array_equal(one, other)
