@@ -35,12 +35,11 @@ from benchmarks.common import (
     paired_test,
     read_json,
     summarize,
-    write_json,
     write_text,
 )
 from psad_tf.config import TrainConfig
 from psad_tf.errors import InputError
-from psad_tf.files import replaced_file
+from psad_tf.files import replaced_file, write_json
 
 FULL = "full"
 NEARNESS = "share_of_best_utility"

@@ -28,9 +28,10 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from benchmarks.common import RESULTS_DIR, WORK_DIR, markdown_table, one_line_errors, read_json, write_json
+from benchmarks.common import RESULTS_DIR, WORK_DIR, markdown_table, one_line_errors, read_json
 from psad_tf.errors import InputError
 from psad_tf.features import load_declaration
+from psad_tf.files import write_json
 
 PLAIN, BEAM, PROCESSES = "plain writer", "Beam, one process", "Beam, two worker processes"
 FLINK = "Beam, Flink with two task managers"

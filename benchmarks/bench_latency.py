@@ -30,11 +30,10 @@ from benchmarks.common import (
     movielens_lists,
     one_line_errors,
     read_json,
-    write_json,
     write_text,
 )
 from psad_tf.errors import InputError
-from psad_tf.files import replaced_file
+from psad_tf.files import replaced_file, write_json
 
 STUDENT = "student"
 ROUNDS = {1: 200, 32: 100, 256: 30}

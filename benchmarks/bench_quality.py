@@ -35,10 +35,10 @@ from benchmarks.common import (
     paired_test,
     read_json,
     summarize,
-    write_json,
     write_text,
 )
 from psad_tf.errors import InputError
+from psad_tf.files import write_json
 from psad_tf.metrics import METRICS
 
 SEARCH_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "quality_search.json")

@@ -30,11 +30,10 @@ from benchmarks.common import (
     markdown_table,
     one_line_errors,
     read_json,
-    write_json,
     write_text,
 )
 from psad_tf.errors import InputError
-from psad_tf.files import replaced_file
+from psad_tf.files import replaced_file, write_json
 
 SECTIONS = ("variants", "overhead", "load", "batching", "teacher", "memory", "reliability")
 _OPEN_LOOP_SHARE = 0.6

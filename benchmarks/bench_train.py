@@ -18,7 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.common import markdown_table, one_line_errors, write_json, write_text
+from benchmarks.common import markdown_table, one_line_errors, write_text
+from psad_tf.files import write_json
 
 WITHOUT_TEACHER = "XLA, float32, without teacher"
 

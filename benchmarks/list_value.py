@@ -33,12 +33,12 @@ from benchmarks.common import (
     paired_test,
     read_json,
     summarize,
-    write_json,
     write_text,
 )
 from benchmarks.list_value_runs import SLOTS, Runs, Setting
 from psad_tf.baselines.lambdamart import LambdaMARTConfig
 from psad_tf.config import TrainConfig, load_train_config
+from psad_tf.files import write_json
 
 ORACLES = {
     "random": "random",

@@ -28,13 +28,13 @@ from benchmarks.common import (
     ResultStore,
     markdown_table,
     one_line_errors,
-    write_json,
     write_text,
 )
 from benchmarks.list_value import BASELINES, PLAN, config_of
 from benchmarks.list_value_runs import EVALUATED, SLOTS, Runs, Setting
 from psad_tf.config import TrainConfig
 from psad_tf.datasets.simulator.oracles import ORACLES, true_values
+from psad_tf.files import write_json
 
 RANKERS = (*(name for name in BASELINES if name != "lambdamart"), "student", "teacher_k1", "teacher_k3")
 EVALUATOR_SEED = 101

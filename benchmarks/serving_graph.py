@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.common import markdown_table, one_line_errors, write_json
+from benchmarks.common import markdown_table, one_line_errors
 from psad_tf.errors import InputError
+from psad_tf.files import write_json
 
 _LISTS = 16
 

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.common import WORK_DIR, fingerprint, prepare, read_json, write_json
+from benchmarks.common import WORK_DIR, fingerprint, prepare, read_json
 from psad_tf.datasets.simulator import SimulatorConfig, World
 from psad_tf.datasets.simulator.oracles import greedy_lists
 from psad_tf.features import ITEM_ID
+from psad_tf.files import write_json
 
 CANDIDATES = 8
 CONFIG = SimulatorConfig(lists=12_000, candidates=CANDIDATES, items=500)
