@@ -16,8 +16,10 @@ from psad_tf.losses.shown_list import shown_list_loss
 class _ListLoss(tf.keras.losses.Loss):
     """A loss whose value is a mean over the batch already."""
 
-    def __init__(self, name: str, reduction: str = tf.keras.losses.Reduction.SUM) -> None:
-        super().__init__(reduction=reduction, name=name)
+    default_name: str
+
+    def __init__(self, name: str | None = None, reduction: str = tf.keras.losses.Reduction.SUM) -> None:
+        super().__init__(reduction=reduction, name=name or self.default_name)
 
 
 @tf.keras.utils.register_keras_serializable("psad_tf")
@@ -29,8 +31,7 @@ class ListwiseLoss(_ListLoss):
     0.6931
     """
 
-    def __init__(self, name: str = "listwise_loss", **options: Any) -> None:
-        super().__init__(name, **options)
+    default_name = "listwise_loss"
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Labels [batch, n], scores [batch, n] -> a scalar."""
@@ -46,8 +47,7 @@ class PointwiseLoss(_ListLoss):
     0.6931
     """
 
-    def __init__(self, name: str = "pointwise_loss", **options: Any) -> None:
-        super().__init__(name, **options)
+    default_name = "pointwise_loss"
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Labels [batch, n], probabilities [batch, n] -> a scalar."""
@@ -60,16 +60,17 @@ class ShownListLoss(_ListLoss):
 
     Args:
         max_label: The highest grade, whose gain is 1.
-        name: Under which it is reported.
-        **options: `reduction`.
+        **options: `name` and `reduction`.
 
     >>> loss = ShownListLoss(max_label=1.0)(tf.constant([[1.0, -1.0]]), tf.constant([[0.5, 0.9]]))
     >>> round(float(loss), 4)
     0.6931
     """
 
-    def __init__(self, max_label: float = 1.0, name: str = "shown_list_loss", **options: Any) -> None:
-        super().__init__(name, **options)
+    default_name = "shown_list_loss"
+
+    def __init__(self, max_label: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
         self.max_label = max_label
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
@@ -91,8 +92,7 @@ class PlackettLuceLoss(_ListLoss):
     0.8959
     """
 
-    def __init__(self, name: str = "plackett_luce_loss", **options: Any) -> None:
-        super().__init__(name, **options)
+    default_name = "plackett_luce_loss"
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Orders int32 [batch, L], scores [batch, n] -> a scalar."""
