@@ -275,8 +275,8 @@ class Results:
             if model not in ORACLES
         ]
         if seconds:
-            text += "\n\n## Seconds of training and validation on the machine that ran it\n\n"
-            text += markdown_table(["logs", "model", "seconds"], seconds)
+            text += "\n\n## CPU seconds of training and validation on the machine that ran it\n\n"
+            text += markdown_table(["logs", "model", "CPU seconds"], seconds)
         write_text(os.path.join(self.output_dir, "list_value.md"), text)
         draw(found, os.path.join(self.output_dir, "list_value.png"), SHOWN_ORDER)
         print(text)
