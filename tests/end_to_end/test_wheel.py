@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import email.parser
+import hashlib
 import importlib.metadata
 import pathlib
 import re
@@ -22,6 +24,7 @@ FOLDERS = {
     "tfx_pipeline": "psad_tf/tfx_pipeline",
     "configs": "psad_tf/configs",
 }
+NAMESAKES = ("beam==0.6.0", "export==0.2.1")
 PACKAGED = {".py", ".json", ".typed", ".xml", ".sh", ".yaml"}
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -91,25 +94,18 @@ def test_every_imported_distribution_is_declared():
 
 
 def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
-    """Its own metadata pulls in all that it needs; the lock holds versions to what was tested."""
+    """Its own metadata pulls in all that it needs; the lock holds versions to what was tested.
+
+    Two packages of the index have the names of folders of this repository: neither they nor this one are
+    harmed.
+    """
     uv = pathlib.Path(sys.executable).with_name("uv")
     environment = tmp_path / "environment"
     python = environment / "bin" / "python"
     subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, environment], check=True)
-    subprocess.run(
-        [
-            uv,
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            python,
-            "--constraint",
-            ROOT / "requirements.txt",
-            wheel,
-        ],
-        check=True,
-    )
+    install = [uv, "pip", "install", "--quiet", "--python", python]
+    subprocess.run([*install, "--no-deps", *NAMESAKES], check=True)
+    subprocess.run([*install, "--constraint", ROOT / "requirements.txt", wheel], check=True)
     psad = [str(environment / "bin" / "psad")]
     steps = (
         ["--help"],
@@ -121,3 +117,10 @@ def test_the_wheel_works_in_an_empty_environment(wheel, tmp_path):
         done = subprocess.run([*psad, *step], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "metrics.json").is_file()
+    path = [str(each) for each in environment.glob("lib/python*/site-packages")]
+    for name in (each.partition("==")[0] for each in NAMESAKES):
+        (distribution,) = importlib.metadata.distributions(name=name, path=path)
+        for file in distribution.files:
+            contents = pathlib.Path(file.locate()).read_bytes()
+            digest = base64.urlsafe_b64encode(hashlib.sha256(contents).digest()).decode().rstrip("=")
+            assert file.hash is None or file.hash.value == digest, file
