@@ -4,6 +4,8 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 UV := .venv/bin/uv
+# What a lock says and nothing else. uv takes a quarter of the time that pip does.
+INSTALL := VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps
 
 # The first of python3.11 and python3 that is Python 3.11.
 FIND_PYTHON = for p in python3.11 python3; do \
@@ -46,15 +48,15 @@ setup-dev: .venv/dev.lock
 	if [ -z "$$python" ]; then echo "psad: Python 3.11 is needed: install it so that 'python3.11' is on PATH" >&2; exit 2; fi; \
 	echo "Setting up .venv from requirements.txt (once; a few minutes)"; \
 	rm -rf .venv; "$$python" -m venv .venv || { echo "psad: 'python3.11 -m venv' failed: install the venv module (Debian: apt install python3.11-venv)" >&2; exit 2; }; \
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt; \
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements-dev.txt)"; \
+	$(INSTALL) -r requirements.txt; \
+	$(INSTALL) --no-build-isolation -e .; \
 	cp requirements.txt $@; fi
 
 .venv/dev.lock: requirements-dev.txt .venv/runtime.lock
 	@if cmp -s requirements-dev.txt $@; then touch $@; else \
 	set -e; echo "Adding TFX and the test tools from requirements-dev.txt (once; a few minutes)"; \
-	$(PY) -m pip install --quiet --disable-pip-version-check "$$(grep -E '^uv==' requirements-dev.txt)"; \
-	VIRTUAL_ENV=.venv $(UV) pip install --quiet --no-deps -r requirements-dev.txt; \
+	$(INSTALL) -r requirements-dev.txt; \
 	cp requirements-dev.txt $@; fi
 
 # The dev lock is compiled first; the runtime lock is then held to its versions.
