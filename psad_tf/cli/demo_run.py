@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import resource
 import shutil
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from psad_tf.config import TrainConfig
+from psad_tf.data.records import read_json_lines
 from psad_tf.files import write_json
 from psad_tf.metrics import METRICS
 
@@ -164,8 +164,8 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
 
 def _overlapping_lists(raw: str) -> int:
     """Training lists besides those that the protocol cuts."""
-    with open(os.path.join(raw, "impressions.jsonl"), encoding="utf-8") as file:
-        return sum(json.loads(line)["request_id"].endswith("-overlapping") for line in file)
+    lists = read_json_lines(os.path.join(raw, "impressions.jsonl"))
+    return sum(each["request_id"].endswith("-overlapping") for each in lists)
 
 
 def _spread(means: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
@@ -191,10 +191,10 @@ def _print_summary(
 
     `rankings` are the served answers: item ids, best first, by request id.
     """
-    with open(os.path.join(raw, "items.jsonl"), encoding="utf-8") as file:
-        titles = {item["item_id"]: item.get("title", item["item_id"]) for item in map(json.loads, file)}
-    with open(os.path.join(raw, "impressions.jsonl"), encoding="utf-8") as file:
-        tested = [each for each in map(json.loads, file) if each.get("split") == "test"]
+    items = read_json_lines(os.path.join(raw, "items.jsonl"))
+    titles = {item["item_id"]: item.get("title", item["item_id"]) for item in items}
+    impressions = read_json_lines(os.path.join(raw, "impressions.jsonl"))
+    tested = [each for each in impressions if each.get("split") == "test"]
     mixed = [each for each in tested if 0 < _liked(each).count(True) < len(each["candidates"])]
     print("\nThree test users, the first five of twenty before and after (* liked: rated 4 or 5)")
     for impression in mixed[:: max(1, len(mixed) // _SHOWN_USERS)][:_SHOWN_USERS]:

@@ -33,6 +33,7 @@ import numpy as np
 from psad_tf.data.records import Candidate, Impression, Interaction, Value
 from psad_tf.datasets.plain_pickle import load_plain_pickle
 from psad_tf.datasets.raw_data import RawData
+from psad_tf.datasets.tables import read_tab_separated
 from psad_tf.errors import InputError
 from psad_tf.features import (
     CategoricalFeature,
@@ -174,22 +175,12 @@ def _lists(root: pathlib.Path, ranker: str) -> Iterator[_List]:
 
 
 def _texts(path: pathlib.Path, split: str) -> Iterator[_List]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                where = f"{path}:{number}"
-                fields = line.rstrip("\n").split("\t")
-                if len(fields) != 5:
-                    raise InputError(f"{where}: {len(fields)} tab-separated fields, expected 5")
-                try:
-                    user, profile, sparse, dense, labels = (ast.literal_eval(field) for field in fields)
-                except (ValueError, SyntaxError, MemoryError, RecursionError):
-                    raise InputError(f"{where}: a field is not a Python literal") from None
-                yield _List(f"u{user}", profile, sparse, dense, labels, range(len(labels)), split, where)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error})") from None
+    for where, fields in read_tab_separated(path, 5):
+        try:
+            user, profile, sparse, dense, labels = (ast.literal_eval(field) for field in fields)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise InputError(f"{where}: a field is not a Python literal") from None
+        yield _List(f"u{user}", profile, sparse, dense, labels, range(len(labels)), split, where)
 
 
 def _pickled(path: pathlib.Path, training: bool) -> Iterator[_List]:

@@ -25,6 +25,7 @@ from psad_tf.datasets.rating_statistics import (
 )
 from psad_tf.datasets.raw_data import RawData
 from psad_tf.datasets.retrieval import Ratings, RetrievalConfig, RetrievalModel, train_retrieval
+from psad_tf.datasets.tables import read_tab_separated
 from psad_tf.datasets.windows import UserWindows, Window, WindowRules, cut_windows
 from psad_tf.errors import InputError
 from psad_tf.features import (
@@ -249,19 +250,7 @@ def _rounded(values: Mapping[str, float]) -> dict[str, float]:
 
 
 def _rows(path: pathlib.Path, columns: int) -> Iterator[tuple[str, list[str]]]:
-    """The lines after the header as (file:line, columns); the files are tab-separated, without quoting."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            next(file, None)
-            for number, line in enumerate(file, start=2):
-                values = line.rstrip("\n").split("\t")
-                if len(values) != columns:
-                    raise InputError(f"{path}:{number}: {len(values)} columns, expected {columns}")
-                yield f"{path}:{number}", values
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file (psad fetch-data downloads it)") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error})") from None
+    return read_tab_separated(path, columns, header=True, hint="psad fetch-data downloads it")
 
 
 def _number(text: str, where: str) -> float:

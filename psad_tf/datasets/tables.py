@@ -57,6 +57,41 @@ def read_table(
         raise InputError(f"{name}: cannot be read as a table ({error})") from None
 
 
+def read_tab_separated(
+    path: str | os.PathLike[str], columns: int, header: bool = False, hint: str = ""
+) -> Iterator[tuple[str, list[str]]]:
+    """The lines of a tab-separated file without quoting, whose columns have no or other names.
+
+    Args:
+        path: The file, UTF-8.
+        columns: Fields of each line.
+        header: Whether the first line is passed over.
+        hint: Where the file comes from, said when it is missing.
+
+    Yields:
+        (`file:line`, fields).
+
+    Raises:
+        InputError: The file is missing or not UTF-8, or a line has too few or too many fields.
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if header and number == 1:
+                    continue
+                fields = line.rstrip("\n").split("\t")
+                if len(fields) != columns:
+                    raise InputError(
+                        f"{name}:{number}: {len(fields)} tab-separated fields, expected {columns}"
+                    )
+                yield f"{name}:{number}", fields
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file{hint and f' ({hint})'}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not UTF-8 ({error})") from None
+
+
 def number(row: Row, column: str, where: str) -> float:
     """A finite number out of a row.
 

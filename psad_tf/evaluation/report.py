@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from psad_tf.data.records import read_json_lines
 from psad_tf.errors import InputError
 from psad_tf.features import load_json
 from psad_tf.files import replaced_file
@@ -226,8 +227,6 @@ def _titles(items: str | os.PathLike[str] | None) -> dict[str, str]:
     if items is None:
         return {}
     try:
-        with open(items, encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file if line.strip()]
-        return {row["item_id"]: str(row.get("title", row["item_id"])) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{os.fspath(items)}: cannot be read as JSON lines of items ({error})") from None
+        return {row["item_id"]: str(row.get("title", row["item_id"])) for row in read_json_lines(items)}
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{os.fspath(items)}: an item has no usable item_id ({error!r})") from None

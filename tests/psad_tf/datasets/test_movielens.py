@@ -97,7 +97,7 @@ def test_text_in_place_of_a_year_is_an_unknown_year(tmp_path: pathlib.Path) -> N
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("ml-100k.inter", "1\t2\t3\n", r"ml-100k\.inter:272: 3 columns, expected 4"),
+        ("ml-100k.inter", "1\t2\t3\n", r"ml-100k\.inter:272: 3 tab-separated fields, expected 4"),
         ("ml-100k.inter", "1\t2\tgood\t3\n", r"ml-100k\.inter:272: 'good' is not a number"),
         ("ml-100k.user", "9\told\tM\twriter\t1\n", r"ml-100k\.user:5: 'old' is not a number"),
         ("ml-100k.inter", "9\t0\t3\t1\n", r"user '9' has ratings but is not in .*ml-100k\.user"),
