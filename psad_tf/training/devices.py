@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterable
 
 import tensorflow as tf
-from tensorflow.python.framework import kernels  # the registry has no public name
 
+from psad_tf.compat import kernel_devices
 from psad_tf.errors import InputError
 
 _NVIDIA_DRIVER = "/proc/driver/nvidia/version"
@@ -87,13 +87,7 @@ def host_operations(function: tf.types.experimental.ConcreteFunction) -> list[st
     kinds = {node.op for node in definition.node}
     kinds.update(node.op for each in definition.library.function for node in each.node_def)
     _register_xla_kernels()
-    return sorted(
-        kind
-        for kind in kinds - called - _NO_WORK
-        if not any(
-            each.device_type == "XLA_GPU_JIT" for each in kernels.get_registered_kernels_for_op(kind).kernel
-        )
-    )
+    return sorted(kind for kind in kinds - called - _NO_WORK if "XLA_GPU_JIT" not in kernel_devices(kind))
 
 
 def silence_xla() -> None:

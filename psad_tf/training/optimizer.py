@@ -6,6 +6,7 @@ import math
 
 import tensorflow as tf
 
+from psad_tf.compat import adam_moments
 from psad_tf.config import OptimizerConfig
 
 EMBEDDING_TABLE = "embedding_table"
@@ -78,8 +79,7 @@ class TwoRateAdam(tf.keras.optimizers.Adam):
         plain_rate, table_rate, *shared = (tf.cast(each, variable.dtype) for each in self._shared)
         beta_1, beta_2, power_1, power_2, epsilon = shared
         rate = table_rate if EMBEDDING_TABLE in variable.name else plain_rate
-        index = self._index_dict[self._var_key(variable)]
-        first, second = self._momentums[index], self._velocities[index]
+        first, second = adam_moments(self, variable)
         if not isinstance(gradient, tf.IndexedSlices):
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle,
