@@ -294,7 +294,7 @@ class Runner:
             if initial:
                 scores["initial"] = -batch["initial_rank"].numpy().astype(np.float64)
             for name, each in scores.items():
-                metrics = dict(per_list_metrics(each, labels, shown))
+                metrics = dict(per_list_metrics(each, labels, where=shown))
                 if self.measure is not None and split == "test":
                     metrics |= self.measure(batch, np.where(mask, each, -np.inf))
                 for metric, values in metrics.items():

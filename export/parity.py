@@ -129,8 +129,8 @@ def check_parity(
                 difference[name] = max(difference[name], worst)
             agreeing[name] += _same_order(outputs["ranking"], expected["scores"])
             if name == SERVING_DEFAULT:
-                quality["exported"].append(per_list_metrics(outputs["scores"], labels, mask)["ndcg@10"])
-        quality["in process"].append(per_list_metrics(expected["scores"], labels, mask)["ndcg@10"])
+                quality["exported"].append(per_list_metrics(outputs["scores"], labels, where=mask)["ndcg@10"])
+        quality["in process"].append(per_list_metrics(expected["scores"], labels, where=mask)["ndcg@10"])
     return Parity(
         lists=len(lists),
         max_abs_diff=difference,

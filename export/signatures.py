@@ -28,7 +28,7 @@ from psad_tf.features import (
     SHOWN_POSITION,
     FeatureDeclaration,
 )
-from psad_tf.layers.attention import LARGE_NEGATIVE
+from psad_tf.masking import LARGE_NEGATIVE
 from psad_tf.models.student import Reranker
 from psad_tf.serving.contract import (
     BLOCKED,

@@ -10,8 +10,8 @@ from psad_tf import losses
 from psad_tf.baselines.inputs import CandidateInputs
 from psad_tf.config import TrainConfig
 from psad_tf.features import INITIAL_RANK, SHOWN_POSITION, FeatureDeclaration
-from psad_tf.layers.attention import LARGE_NEGATIVE
 from psad_tf.layers.dropout import hashed_uniform
+from psad_tf.masking import LARGE_NEGATIVE
 
 
 class Baseline(tf.keras.Model):
@@ -71,7 +71,7 @@ class Baseline(tf.keras.Model):
         Returns:
             A float32 scalar.
         """
-        return losses.listwise_loss(self.scores(batch, seed), batch["labels"], was_shown(batch))
+        return losses.listwise_loss(self.scores(batch, seed), batch["labels"], where=was_shown(batch))
 
     def call(self, encoded: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The same as `rank`."""

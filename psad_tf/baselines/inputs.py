@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from psad_tf.config import ModelConfig
 from psad_tf.features import HISTORY_PREFIX, INITIAL_RANK, FeatureDeclaration
-from psad_tf.layers.attention import masked_mean
 from psad_tf.layers.embedding import FeatureEmbedding
+from psad_tf.masking import masked_mean
 
 
 class CandidateInputs(tf.keras.layers.Layer):

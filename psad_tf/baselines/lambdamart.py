@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from psad_tf.errors import InputError
 from psad_tf.features import HISTORY_PREFIX, INITIAL_RANK, ITEM_ID, SHOWN_POSITION, FeatureDeclaration
-from psad_tf.layers.attention import LARGE_NEGATIVE
+from psad_tf.masking import LARGE_NEGATIVE
 
 RECENT = 5
 MOST_VALUES = 64

@@ -11,7 +11,8 @@ from psad_tf.baselines.base import Baseline, was_shown
 from psad_tf.config import TrainConfig
 from psad_tf.decoding.blocks import ranking_scores
 from psad_tf.features import FeatureDeclaration
-from psad_tf.layers.attention import DecoderLayer, EncoderLayer, masked_softmax
+from psad_tf.layers.attention import DecoderLayer, EncoderLayer
+from psad_tf.masking import masked_softmax
 
 _IMPOSSIBLE = -1e30
 
@@ -72,12 +73,13 @@ class NAR4Rec(Baseline):
         labels, shown = batch["labels"], was_shown(batch)
         _, logits = self.match(batch, seed)
         slots = logits.shape[1]
-        best = losses.ideal_order(labels, shown, ties, slots)
-        available = losses.slot_availability(best, shown, slots)
-        targets, weights = losses.slot_targets(labels, available, best)
-        likelihood = losses.slot_cross_entropy(logits, available, targets, weights)
-        worst = losses.ideal_order(tf.reduce_max(labels, -1, keepdims=True) - labels, shown, ties, slots)
-        avoided, _ = losses.slot_targets(labels, available, worst)
+        best = losses.ideal_order(labels, ties, slots, where=shown)
+        available = losses.slot_availability(best, slots, where=shown)
+        targets, weights = losses.slot_targets(labels, best, where=available)
+        likelihood = losses.slot_cross_entropy(logits, targets, where=available, weights=weights)
+        badness = tf.reduce_max(labels, -1, keepdims=True) - labels
+        worst = losses.ideal_order(badness, ties, slots, where=shown)
+        avoided, _ = losses.slot_targets(labels, worst, where=available)
         grades = [tf.gather(labels, tf.maximum(order, 0), batch_dims=1) for order in (best, worst)]
         worse = tf.where(grades[1] < grades[0], weights, 0.0)  # [batch, slots]
         share = -tf.math.log(tf.maximum(1.0 - masked_softmax(logits, available), 1e-6)) * avoided

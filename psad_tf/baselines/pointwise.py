@@ -66,4 +66,4 @@ class DebiasedPointwiseDNN(PointwiseDNN):
     def list_loss(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor | None, ties: tf.Tensor) -> tf.Tensor:
         slots = tf.clip_by_value(batch[SHOWN_POSITION], 0, self.slot_logits.shape[0] - 1)
         logits = self.scores(batch, seed) + tf.gather(self.slot_logits, slots)
-        return losses.listwise_loss(logits, batch["labels"], was_shown(batch))
+        return losses.listwise_loss(logits, batch["labels"], where=was_shown(batch))

@@ -11,8 +11,8 @@ from psad_tf.baselines.base import Baseline, by_initial_rank, was_shown
 from psad_tf.config import TrainConfig
 from psad_tf.decoding.blocks import ranking_scores
 from psad_tf.features import FeatureDeclaration
-from psad_tf.layers.attention import LARGE_NEGATIVE, masked_softmax
 from psad_tf.layers.mlp import MLP
+from psad_tf.masking import LARGE_NEGATIVE, masked_softmax
 
 
 class Seq2Slate(Baseline):
@@ -49,13 +49,13 @@ class Seq2Slate(Baseline):
     def list_loss(self, batch: Mapping[str, tf.Tensor], seed: tf.Tensor | None, ties: tf.Tensor) -> tf.Tensor:
         labels, mask, shown = batch["labels"], batch["mask"], was_shown(batch)
         items, state = self._read(batch, seed)
-        order = losses.ideal_order(labels, shown, ties, self._slots(mask))
+        order = losses.ideal_order(labels, ties, self._slots(mask), where=shown)
         before = tf.gather(items, tf.maximum(order[:, :-1], 0), batch_dims=1)
         states = self.writer(tf.concat([self._first(mask)[:, tf.newaxis], before], 1), initial_state=state)
         logits = self._point(self.of_slot(states), self.of_candidate(items))
-        available = losses.slot_availability(order, shown, 1)
-        targets, weights = losses.slot_targets(labels, available, order)
-        return losses.slot_cross_entropy(logits, available, targets, weights)
+        available = losses.slot_availability(order, 1, where=shown)
+        targets, weights = losses.slot_targets(labels, order, where=available)
+        return losses.slot_cross_entropy(logits, targets, where=available, weights=weights)
 
     def rank(self, encoded: Mapping[str, tf.Tensor]) -> tf.Tensor:
         order, last = self.generate(encoded)

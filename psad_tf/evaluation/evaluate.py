@@ -94,7 +94,9 @@ class Evaluator:
         for model, each in scores.items():
             if model == "probabilities":
                 continue
-            for metric, values in per_list_metrics(each, labels, shown, self.convention).items():
+            for metric, values in per_list_metrics(
+                each, labels, where=shown, convention=self.convention
+            ).items():
                 collected.setdefault(model, {}).setdefault(metric, []).append(values)
 
 

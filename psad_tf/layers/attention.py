@@ -8,44 +8,7 @@ import tensorflow as tf
 
 from psad_tf.layers.dropout import SeededDropout
 from psad_tf.layers.mlp import MLP
-
-LARGE_NEGATIVE = -1e9
-
-
-def masked_softmax(logits: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Softmax over the last axis among the entries where `mask` is true.
-
-    p_i = m_i exp(x_i) / sum_j m_j exp(x_j), and all zeros where the mask is all false. Computed in
-    float32 whatever the type of the logits.
-
-    Args:
-        logits: [..., n].
-        mask: bool, broadcastable to `logits`.
-
-    Returns:
-        float32 [..., n].
-
-    >>> masked_softmax(tf.constant([0.0, 0.0, 5.0]), tf.constant([True, True, False])).numpy().tolist()
-    [0.5, 0.5, 0.0]
-    """
-    allowed = tf.cast(mask, tf.float32)
-    masked = tf.cast(logits, tf.float32) + (1.0 - allowed) * LARGE_NEGATIVE
-    return tf.nn.softmax(masked, axis=-1) * allowed
-
-
-def masked_mean(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-    """Mean over a sequence of the entries that are there.
-
-    Args:
-        values: [batch, h, d].
-        mask: bool [batch, h].
-
-    Returns:
-        [batch, d], 0 where no entry is there.
-    """
-    present = tf.expand_dims(tf.cast(mask, values.dtype), 1)  # [batch, 1, h]
-    weights = present / tf.maximum(tf.reduce_sum(present, -1, keepdims=True), 1.0)
-    return tf.squeeze(tf.matmul(weights, values), 1)
+from psad_tf.masking import masked_softmax
 
 
 def block_causal_mask(slots: int, block_size: int) -> tf.Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from psad_tf.masking import mean_weights
+
 _SMALLEST_VARIANCE = 0.01
 
 
@@ -25,9 +27,8 @@ def standardized_in_list(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     >>> [round(float(each), 3) for each in relative[0, :, 0]]
     [-0.995, 0.995, 0.0]
     """
-    present = tf.cast(mask, values.dtype)
-    weights = tf.expand_dims(present / tf.maximum(tf.reduce_sum(present, 1, keepdims=True), 1.0), 1)
-    centred = (values - tf.matmul(weights, values)) * tf.expand_dims(present, 2)
+    weights = mean_weights(mask, values.dtype)
+    centred = (values - tf.matmul(weights, values)) * tf.expand_dims(tf.cast(mask, values.dtype), 2)
     variance = tf.matmul(weights, tf.square(centred))  # [batch, 1, features]
     return centred * tf.math.rsqrt(variance + _SMALLEST_VARIANCE)
 

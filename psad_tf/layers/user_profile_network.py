@@ -12,10 +12,10 @@ import tensorflow_recommenders as tfrs
 
 from psad_tf.config import ModelConfig
 from psad_tf.features import HISTORY_PREFIX, FeatureDeclaration
-from psad_tf.layers.attention import masked_mean, masked_softmax
 from psad_tf.layers.embedding import FeatureEmbedding
 from psad_tf.layers.list_context import standardized_in_list
 from psad_tf.layers.mlp import MLP
+from psad_tf.masking import masked_mean, masked_softmax
 
 
 class UserProfile(NamedTuple):

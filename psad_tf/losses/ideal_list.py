@@ -5,39 +5,43 @@ from __future__ import annotations
 import tensorflow as tf
 
 from psad_tf.losses.discount import discount
+from psad_tf.masking import everywhere
 
 
-def ideal_order(labels: tf.Tensor, where: tf.Tensor, ties: tf.Tensor, slots: int) -> tf.Tensor:
+def ideal_order(
+    labels: tf.Tensor, ties: tf.Tensor, slots: int, *, where: tf.Tensor | None = None
+) -> tf.Tensor:
     """The ideal list: labels descending, equal labels by `ties` descending.
 
     Args:
         labels: float32 [batch, n].
-        where: bool [batch, n].
         ties: float32 [batch, n] in [0, 1).
         slots: L, at most n.
+        where: bool [batch, n], the candidates that count; None counts all.
 
     Returns:
         int32 [batch, L], the candidate at each slot; -1 past the end of a shorter list.
 
-    >>> labels, where = tf.constant([[0.0, 2.0, 1.0, 1.0]]), tf.constant([[True] * 4])
-    >>> ideal_order(labels, where, tf.constant([[0.0, 0.0, 0.1, 0.2]]), 3).numpy().tolist()
+    >>> labels, ties = tf.constant([[0.0, 2.0, 1.0, 1.0]]), tf.constant([[0.0, 0.0, 0.1, 0.2]])
+    >>> ideal_order(labels, ties, 3).numpy().tolist()
     [[1, 3, 2]]
     """
+    where = everywhere(labels, where)
     keys = tf.where(where, labels + ties, -1.0)
     order = tf.argsort(keys, axis=-1, direction="DESCENDING", stable=True)[:, :slots]
     length = tf.reduce_sum(tf.cast(where, tf.int32), -1, keepdims=True)
     return tf.where(tf.range(slots) < length, tf.cast(order, tf.int32), -1)
 
 
-def slot_availability(order: tf.Tensor, where: tf.Tensor, block_size: int) -> tf.Tensor:
+def slot_availability(order: tf.Tensor, block_size: int, *, where: tf.Tensor) -> tf.Tensor:
     """Which candidates are unchosen when a slot's block begins.
 
     A[l, i] = m_i and candidate i is at no slot of a block before l's.
 
     Args:
         order: int32 [batch, L], -1 for an empty slot.
-        where: bool [batch, n].
         block_size: K.
+        where: bool [batch, n], the candidates that count.
 
     Returns:
         bool [batch, L, n].
@@ -49,7 +53,7 @@ def slot_availability(order: tf.Tensor, where: tf.Tensor, block_size: int) -> tf
     return where[:, tf.newaxis] & (tf.gather(taken, block_start, axis=1) < 0.5)
 
 
-def slot_targets(labels: tf.Tensor, available: tf.Tensor, order: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def slot_targets(labels: tf.Tensor, order: tf.Tensor, *, where: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """What each slot should predict, and how much the slot tells.
 
     t[l, i] = 1 / |S_l| for i in S_l, S_l the available candidates whose label is that of the ideal
@@ -62,15 +66,15 @@ def slot_targets(labels: tf.Tensor, available: tf.Tensor, order: tf.Tensor) -> t
 
     Args:
         labels: float32 [batch, n].
-        available: bool [batch, L, n], from `slot_availability`.
         order: int32 [batch, L], the ideal list, -1 past its end.
+        where: bool [batch, L, n], the available candidates, from `slot_availability`.
 
     Returns:
         Targets float32 [batch, L, n], rows summing to 1 (0 past the end), and weights float32 [batch, L].
 
     >>> labels, where = tf.constant([[1.0, 1.0, 0.0]]), tf.constant([[True] * 3])
     >>> order = tf.constant([[1, 0, 2]])
-    >>> targets, weights = slot_targets(labels, slot_availability(order, where, 1), order)
+    >>> targets, weights = slot_targets(labels, order, where=slot_availability(order, 1, where=where))
     >>> targets.numpy().tolist()
     [[[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]]
     >>> [round(float(each), 4) for each in weights[0]]
@@ -78,9 +82,9 @@ def slot_targets(labels: tf.Tensor, available: tf.Tensor, order: tf.Tensor) -> t
     """
     filled = order >= 0
     grades = tf.gather(labels, tf.maximum(order, 0), batch_dims=1)  # [batch, L]
-    equals = available & (labels[:, tf.newaxis] == grades[..., tf.newaxis]) & filled[..., tf.newaxis]
+    equals = where & (labels[:, tf.newaxis] == grades[..., tf.newaxis]) & filled[..., tf.newaxis]
     count = tf.reduce_sum(tf.cast(equals, tf.float32), -1)
     targets = tf.cast(equals, tf.float32) / tf.maximum(count, 1.0)[..., tf.newaxis]
-    choice = count < tf.reduce_sum(tf.cast(available, tf.float32), -1)
+    choice = count < tf.reduce_sum(tf.cast(where, tf.float32), -1)
     informative = filled & choice & (grades > 0.0)
     return targets, tf.cast(informative, tf.float32) * discount(order.shape[1])

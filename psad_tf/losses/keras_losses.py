@@ -35,7 +35,7 @@ class ListwiseLoss(_ListLoss):
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Labels [batch, n], scores [batch, n] -> a scalar."""
-        return listwise_loss(y_pred, tf.maximum(y_true, 0.0), y_true >= 0.0)
+        return listwise_loss(y_pred, tf.maximum(y_true, 0.0), where=y_true >= 0.0)
 
 
 @tf.keras.utils.register_keras_serializable("psad_tf")
@@ -51,7 +51,7 @@ class PointwiseLoss(_ListLoss):
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Labels [batch, n], probabilities [batch, n] -> a scalar."""
-        return pointwise_loss(y_pred, y_true, y_true >= 0.0)
+        return pointwise_loss(y_pred, y_true, where=y_true >= 0.0)
 
 
 @tf.keras.utils.register_keras_serializable("psad_tf")
@@ -75,7 +75,7 @@ class ShownListLoss(_ListLoss):
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Labels of what stood at each slot [batch, S], values [batch, S] -> a scalar."""
-        return shown_list_loss(y_pred, gains(tf.maximum(y_true, 0.0), self.max_label), y_true >= 0.0)
+        return shown_list_loss(y_pred, gains(tf.maximum(y_true, 0.0), self.max_label), where=y_true >= 0.0)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "max_label": self.max_label}
@@ -96,4 +96,4 @@ class PlackettLuceLoss(_ListLoss):
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         """Orders int32 [batch, L], scores [batch, n] -> a scalar."""
-        return plackett_luce_loss(y_pred, tf.cast(y_true, tf.int32), tf.ones_like(y_pred, tf.bool))
+        return plackett_luce_loss(y_pred, tf.cast(y_true, tf.int32))

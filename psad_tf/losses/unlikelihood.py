@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from psad_tf.layers.attention import masked_softmax
 from psad_tf.losses.reduction import mean_of_lists
+from psad_tf.masking import masked_softmax
 
 
 def unlikelihood(
-    logits: tf.Tensor, available: tf.Tensor, negatives: tf.Tensor, weights: tf.Tensor
+    logits: tf.Tensor, negatives: tf.Tensor, *, where: tf.Tensor, weights: tf.Tensor
 ) -> tf.Tensor:
     """Pushes explicit negatives out of the slots that still have better candidates.
 
@@ -17,8 +17,8 @@ def unlikelihood(
 
     Args:
         logits: float32 [batch, L, n].
-        available: bool [batch, L, n].
         negatives: float32 [batch, n], 1 for explicit negatives.
+        where: bool [batch, L, n], the candidates to choose among, from `slot_availability`.
         weights: float32 [batch, L], from `slot_targets`.
 
     Returns:
@@ -26,6 +26,6 @@ def unlikelihood(
 
     Reference: Welleck et al., "Neural Text Generation with Unlikelihood Training", ICLR 2020.
     """
-    probabilities = masked_softmax(logits, available)
+    probabilities = masked_softmax(logits, where)
     terms = -tf.math.log(tf.maximum(1.0 - probabilities, 1e-6)) * negatives[:, tf.newaxis]
-    return mean_of_lists(tf.reduce_sum(terms, -1), weights)
+    return mean_of_lists(tf.reduce_sum(terms, -1), weights=weights)

@@ -6,7 +6,8 @@ from typing import Literal
 
 import tensorflow as tf
 
-from psad_tf.metrics.ranks import everywhere, ranks, ratio
+from psad_tf.masking import everywhere
+from psad_tf.metrics.ranks import ranks, ratio
 
 
 def average_precision(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from psad_tf.metrics.ranks import everywhere, ranks, ratio
+from psad_tf.masking import everywhere
+from psad_tf.metrics.ranks import ranks, ratio
 
 
 def kendall_agreement(one: tf.Tensor, other: tf.Tensor, *, where: tf.Tensor | None = None) -> tf.Tensor:

@@ -6,7 +6,8 @@ import math
 
 import tensorflow as tf
 
-from psad_tf.metrics.ranks import everywhere, ranks, ratio
+from psad_tf.masking import everywhere
+from psad_tf.metrics.ranks import ranks, ratio
 
 
 def ndcg(

@@ -44,7 +44,11 @@ def metric_function(name: str, convention: Convention = "psad") -> Callable[...,
 
 
 def per_list_metrics(
-    scores: np.ndarray, labels: np.ndarray, where: np.ndarray, convention: Convention = "psad"
+    scores: np.ndarray,
+    labels: np.ndarray,
+    *,
+    where: np.ndarray | None = None,
+    convention: Convention = "psad",
 ) -> dict[str, np.ndarray]:
     """Every metric of every list.
 
@@ -58,13 +62,13 @@ def per_list_metrics(
     Args:
         scores: [lists, n], higher is better; equal scores keep the candidates' order.
         labels: [lists, n], graded; 1 or more is positive.
-        where: bool [lists, n], the candidates that count.
+        where: bool [lists, n], the candidates that count; None counts all.
         convention: `psad` or `librerank`.
 
     Returns:
         By name (`METRICS`), float64 [lists]; NaN where a list has no value.
 
-    >>> one = per_list_metrics(np.array([[3.0, 2, 1]]), np.array([[0.0, 2, 0]]), np.ones([1, 3], bool))
+    >>> one = per_list_metrics(np.array([[3.0, 2, 1]]), np.array([[0.0, 2, 0]]))
     >>> {name: round(float(value[0]), 4) for name, value in one.items()}
     {'ndcg@5': 0.6309, 'ndcg@10': 0.6309, 'map@5': 0.5, 'map@10': 0.5, 'mrr': 0.5, 'auc': 0.5}
     """

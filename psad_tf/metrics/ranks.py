@@ -29,11 +29,6 @@ def ranks(scores: tf.Tensor, *, where: tf.Tensor | None = None) -> tf.Tensor:
     return tf.argsort(order, axis=-1) + 1
 
 
-def everywhere(values: tf.Tensor, where: tf.Tensor | None) -> tf.Tensor:
-    """`where`, or true for every entry of `values` where it is None; bool [batch, n]."""
-    return tf.ones_like(values, tf.bool) if where is None else tf.convert_to_tensor(where)
-
-
 def ratio(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
     """numerator / denominator, NaN where the denominator is 0: the metric is not defined there."""
     defined = denominator > 0.0

@@ -23,9 +23,9 @@ from psad_tf.config import (
 from psad_tf.data.empty_batch import empty_batch
 from psad_tf.decoding.blocks import Decoded
 from psad_tf.features import INITIAL_RANK, SHOWN_POSITION, FeatureDeclaration
-from psad_tf.layers.attention import masked_softmax
 from psad_tf.layers.dropout import hashed_uniform
 from psad_tf.layers.user_profile_network import UserProfile
+from psad_tf.masking import masked_softmax
 from psad_tf.metrics.keras_metric import RankingMetric
 from psad_tf.metrics.loss_term import LossTerm
 from psad_tf.models.student import Reranker
@@ -325,8 +325,8 @@ class PSAD(tf.keras.Model):
             taught = self._tutor[0].lesson(batch, ties)
         student = self.reranker.score(profile, batch, dropout_seed)
         labels = batch["labels"]
-        terms["student_listwise"] = losses.listwise_loss(student["scores"], labels, shown)
-        terms["student_pointwise"] = losses.pointwise_loss(student["probabilities"], labels, shown)
+        terms["student_listwise"] = losses.listwise_loss(student["scores"], labels, where=shown)
+        terms["student_pointwise"] = losses.pointwise_loss(student["probabilities"], labels, where=shown)
         weights["student_listwise"] = config.loss.listwise_weight
         weights["student_pointwise"] = config.loss.pointwise_weight
         if taught is not None:
@@ -353,8 +353,10 @@ class PSAD(tf.keras.Model):
 
     def _distillation(self, scores: tf.Tensor, taught: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         if self.config.distillation.source == "generated":
-            return losses.plackett_luce_loss(scores, taught, mask)
-        return losses.distillation_loss(scores, taught, mask, self.config.distillation.temperature)
+            return losses.plackett_luce_loss(scores, taught, where=mask)
+        return losses.distillation_loss(
+            scores, taught, where=mask, temperature=self.config.distillation.temperature
+        )
 
     def _teacher_terms(
         self,
@@ -370,7 +372,7 @@ class PSAD(tf.keras.Model):
         order = losses.shown_order(batch[SHOWN_POSITION], slots)
         gains = tf.gather(losses.gains(batch["labels"], self.max_label), tf.maximum(order, 0), batch_dims=1)
         values = self.teacher.shown_values(memory, order, seed=seed)
-        terms = {"value": losses.shown_list_loss(values, gains, order >= 0)}
+        terms = {"value": losses.shown_list_loss(values, gains, where=order >= 0)}
         if not self.config.loss.policy_weight:
             return terms, None
         terms["policy"], terms["unlikelihood"], relevance = self._policy(batch, shown, memory, ties, seed)
@@ -386,15 +388,15 @@ class PSAD(tf.keras.Model):
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The policy's losses on the ideal list of what was shown, and its soft relevance."""
         slots = self.teacher.slots(batch["mask"].shape[1])
-        order = losses.ideal_order(batch["labels"], shown, ties, slots)
+        order = losses.ideal_order(batch["labels"], ties, slots, where=shown)
         block_size = min(self.config.model.teacher.block_size, slots)
-        available = losses.slot_availability(order, shown, block_size)
+        available = losses.slot_availability(order, block_size, where=shown)
         logits = self.teacher.policy_logits(memory, order, block_size, seed)
-        targets, weights = losses.slot_targets(batch["labels"], available, order)
-        relevance = losses.soft_relevance(masked_softmax(logits, available), shown)
+        targets, weights = losses.slot_targets(batch["labels"], order, where=available)
+        relevance = losses.soft_relevance(masked_softmax(logits, available), where=shown)
         return (
-            losses.slot_cross_entropy(logits, available, targets, weights),
-            losses.unlikelihood(logits, available, batch["negatives"], weights),
+            losses.slot_cross_entropy(logits, targets, where=available, weights=weights),
+            losses.unlikelihood(logits, batch["negatives"], where=available, weights=weights),
             tf.stop_gradient(relevance),
         )
 

@@ -12,11 +12,12 @@ import tensorflow as tf
 from psad_tf.config import ModelConfig
 from psad_tf.features import FeatureDeclaration
 from psad_tf.layers.above_context import AboveContext
-from psad_tf.layers.attention import LARGE_NEGATIVE, EncoderLayer
+from psad_tf.layers.attention import EncoderLayer
 from psad_tf.layers.list_context import relative_to_list
 from psad_tf.layers.mlp import MLP
 from psad_tf.layers.pair_influence import PairFactors
 from psad_tf.layers.user_profile_network import UserProfile, UserProfileNetwork
+from psad_tf.masking import LARGE_NEGATIVE
 
 
 @tf.keras.utils.register_keras_serializable("psad_tf")

@@ -25,7 +25,7 @@ def lists():
 @pytest.mark.parametrize("metric", METRICS)
 def test_it_is_the_mean_that_evaluation_reports(lists, metric):
     labels, scores = lists
-    expected = mean_metrics(per_list_metrics(scores, labels, labels >= 0))[metric]
+    expected = mean_metrics(per_list_metrics(scores, labels, where=labels >= 0))[metric]
     measured = ListMetric(metric)
     for start in range(0, 20, 6):
         measured.update_state(labels[start : start + 6], scores[start : start + 6])

@@ -56,7 +56,7 @@ def test_the_trees_learn_the_order_of_a_feature():
     model.fit([labelled(1), labelled(2)], [labelled(3)])
     test = labelled(4)
     scores, mask = model.rank(test), test["mask"].numpy()
-    assert mean_metrics(per_list_metrics(scores, test["labels"].numpy(), mask))["ndcg@5"] > 0.95
+    assert mean_metrics(per_list_metrics(scores, test["labels"].numpy(), where=mask))["ndcg@5"] > 0.95
     assert (scores[~mask] < scores[mask].min()).all()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from psad_tf.data.encoder import fitted
-from psad_tf.layers.attention import masked_mean, masked_softmax
+from psad_tf.masking import masked_mean, masked_softmax
 
 MASK = np.array([[True, True, True, False], [True, False, False, False]])
 

@@ -19,12 +19,12 @@ ORDER = tf.constant([[2, 0, -1], [1, 2, 0]])
         (
             losses.ListwiseLoss(),
             LABELS,
-            losses.listwise_loss(SCORES, tf.maximum(LABELS, 0.0), LABELS >= 0.0),
+            losses.listwise_loss(SCORES, tf.maximum(LABELS, 0.0), where=LABELS >= 0.0),
         ),
         (
             losses.PlackettLuceLoss(),
             ORDER,
-            losses.plackett_luce_loss(SCORES, ORDER, tf.ones([2, 3], tf.bool)),
+            losses.plackett_luce_loss(SCORES, ORDER),
         ),
     ],
     ids=lambda each: getattr(each, "name", ""),

@@ -17,7 +17,7 @@ from psad_tf.metrics import METRICS, kendall_agreement, mean_metrics, per_list_m
 
 def test_hand_computed_list():
     # Ranked: labels 0, 2, 0, 1.
-    values = per_list_metrics(np.array([[4.0, 3, 2, 1]]), np.array([[0.0, 2, 0, 1]]), np.ones([1, 4], bool))
+    values = per_list_metrics(np.array([[4.0, 3, 2, 1]]), np.array([[0.0, 2, 0, 1]]))
     dcg = 3 / np.log2(3) + 1 / np.log2(5)
     ideal = 3 + 1 / np.log2(3)
     assert values["ndcg@10"][0] == pytest.approx(dcg / ideal, rel=1e-5)
@@ -28,7 +28,7 @@ def test_hand_computed_list():
 
 def test_lists_without_a_positive_are_left_out_of_the_mean():
     scores, labels = np.array([[2.0, 1], [2, 1]]), np.array([[1.0, 0], [0, 0]])
-    values = per_list_metrics(scores, labels, np.ones([2, 2], bool))
+    values = per_list_metrics(scores, labels)
     assert np.isnan(values["ndcg@10"][1])
     assert mean_metrics(values)["ndcg@10"] == pytest.approx(1.0)
 
@@ -36,11 +36,11 @@ def test_lists_without_a_positive_are_left_out_of_the_mean():
 def test_padding_counts_for_nothing():
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(5, 6)), rng.integers(0, 3, (5, 6)).astype(float)
-    plain = per_list_metrics(scores, labels, np.ones([5, 6], bool))
+    plain = per_list_metrics(scores, labels)
     more = per_list_metrics(
         np.pad(scores, [[0, 0], [0, 3]], constant_values=9.0),
         np.pad(labels, [[0, 0], [0, 3]], constant_values=2.0),
-        np.pad(np.ones([5, 6], bool), [[0, 0], [0, 3]]),
+        where=np.pad(np.ones([5, 6], bool), [[0, 0], [0, 3]]),
     )
     for name in plain:
         np.testing.assert_allclose(plain[name], more[name], atol=1e-6, err_msg=name)
@@ -51,7 +51,7 @@ def test_agrees_with_tensorflow_rankings_keras_metrics(top):
     rng = np.random.default_rng(1)
     scores, labels = rng.normal(size=(40, 14)), rng.integers(0, 3, (40, 14)).astype(float)
     labels[:, 0] = 1.0  # every list has a positive
-    values = per_list_metrics(scores, labels, np.ones([40, 14], bool))
+    values = per_list_metrics(scores, labels)
     means, binary = mean_metrics(values), (labels >= 1).astype(float)
     ndcg, mrr = tfr.keras.metrics.NDCGMetric(topn=top), tfr.keras.metrics.MRRMetric()
     assert means[f"ndcg@{top}"] == pytest.approx(float(ndcg(labels, scores)), rel=1e-5)
@@ -71,7 +71,7 @@ def test_auc_is_the_mann_whitney_statistic():
         mannwhitneyu(s[y >= 1], s[y < 1]).statistic / ((y >= 1).sum() * (y < 1).sum())
         for s, y in zip(scores, labels, strict=True)
     ]
-    values = per_list_metrics(scores, labels, np.ones([30, 12], bool))["auc"]
+    values = per_list_metrics(scores, labels)["auc"]
     np.testing.assert_allclose(values, expected, rtol=1e-6)
 
 
@@ -119,7 +119,7 @@ def test_any_list_under_any_mask_and_with_any_ties_has_the_metrics_of_their_defi
     where = rng.permutation(np.arange(n + extra) < n)
     scores = rng.integers(0, levels, n + extra).astype(float)  # few levels: many equal scores
     labels = rng.integers(0, 3, n + extra).astype(float)
-    values = per_list_metrics(scores[None], labels[None], where[None], convention)
+    values = per_list_metrics(scores[None], labels[None], where=where[None], convention=convention)
     expected = by_definition(list(scores[where]), list(labels[where]), convention == "librerank")
     assert values.keys() == expected.keys() == set(METRICS)
     for name, value in expected.items():
@@ -128,10 +128,9 @@ def test_any_list_under_any_mask_and_with_any_ties_has_the_metrics_of_their_defi
 
 def test_equal_scores_keep_the_initial_order_on_every_call():
     labels = np.random.default_rng(4).integers(0, 2, (50, 20)).astype(float)
-    mask = np.ones([50, 20], bool)
-    initial = per_list_metrics(-np.tile(np.arange(20.0), (50, 1)), labels, mask)
+    initial = per_list_metrics(-np.tile(np.arange(20.0), (50, 1)), labels)
     for _ in range(3):
-        tied = per_list_metrics(np.zeros([50, 20]), labels, mask)
+        tied = per_list_metrics(np.zeros([50, 20]), labels)
         for name in METRICS:
             np.testing.assert_array_equal(tied[name], initial[name], err_msg=name)
 

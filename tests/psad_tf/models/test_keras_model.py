@@ -76,7 +76,7 @@ def test_evaluate_gives_terms_and_the_metrics_of_student_and_teacher(fitted):
     batch = tiny.batch(8, 6, seed=5)
     scores = model.predict(lists(seed=5), verbose=0)["scores"][:8]
     where = batch["shown_position"].numpy() >= 0
-    values = psad.metrics.per_list_metrics(scores, batch["labels"].numpy(), where)["ndcg@5"]
+    values = psad.metrics.per_list_metrics(scores, batch["labels"].numpy(), where=where)["ndcg@5"]
     assert found["student_ndcg_5"] == pytest.approx(np.nanmean(values), abs=1e-5)
 
 

@@ -159,9 +159,10 @@ def test_swapping_equals_in_the_ideal_list_leaves_the_slot_loss_unchanged(block_
     found = set()
     for order in orders:
         order = tf.constant([order])
-        available = losses.slot_availability(order, mask, block_size)
-        targets, weights = losses.slot_targets(labels, available, order)
-        found.add(round(float(losses.slot_cross_entropy(logits, available, targets, weights)), 5))
+        available = losses.slot_availability(order, block_size, where=mask)
+        targets, weights = losses.slot_targets(labels, order, where=available)
+        loss = losses.slot_cross_entropy(logits, targets, where=available, weights=weights)
+        found.add(round(float(loss), 5))
     assert len(found) == 1
 
 
