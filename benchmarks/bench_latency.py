@@ -3,7 +3,8 @@
 Times XLA-compiled calls (LambdaMART: features and trees in its own library) on encoded lists, interleaved
 in one process, for N candidates and several batch sizes, and writes to --output_dir
 
-    latency.json  {"n<N>": {"b<B>": {model: {"median_ms", "p99_ms", "median_ratio", "p99_ratio", "calls"}}}}
+    latency.json  {"n<N>": {"b<B>": {model: {"median_ms", "p99_ms", "median_ratio", "p99_ratio", "calls",
+                  "mflop" of a list (not of trees)}}}}
     latency.md    the ratios to the student as tables
     latency.png   median latency against N, a panel a batch size
 
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--block_sizes", nargs="+", type=int, default=[1, 2, 5, 10, 20], help="K of the teacher"
     )
+    parser.add_argument("--models", nargs="*", help="only these baselines (default: all)")
     parser.add_argument("--slots", type=int, default=20, help="L, items of a generated list")
     parser.add_argument(
         "--whole_lists", nargs="*", type=int, default=[50], help="N with lists of N slots too"
@@ -76,6 +78,10 @@ def run(options: argparse.Namespace) -> None:
     path = os.path.join(options.output_dir, "latency.json")
     encoder = load_encoder(options.lists_dir or movielens_lists(options.work_dir))
     models = make_models(encoder, options.slots)
+    if options.models is not None:
+        if unknown := set(options.models) - set(models):
+            raise InputError(f"models: no baseline is called {sorted(unknown)[0]!r}")
+        models = {name: model for name, model in models.items() if name in ("psad", *options.models)}
     found = read_json(path, {})
     for candidates in options.candidates:
         whole = make_psad(encoder, candidates) if candidates in options.whole_lists else None
@@ -84,6 +90,9 @@ def run(options: argparse.Namespace) -> None:
             rounds = options.rounds or ROUNDS.get(lists, 50)
             calls = make_calls(models, whole, encoder, lists, candidates, options.block_sizes)
             times = statistics(interleaved(calls, rounds), STUDENT)
+            for name, call in calls.items():
+                if hasattr(call, "mflop"):
+                    times[name]["mflop"] = call.mflop / lists
             found.setdefault(f"n{candidates}", {})[f"b{lists}"] = times
             write_json(path, found)
             seconds = time.perf_counter() - started
@@ -169,8 +178,12 @@ def _report(found: Mapping[str, Any], output_dir: str) -> None:
     parts[-1:] = ["`python -m benchmarks.bench_latency`.", ""]
     for setting, batches in found.items():
         models = sorted({m for times in batches.values() for m in times}, key=_model_order)
-        rows = [[model, *(_cell(model, times.get(model)) for times in batches.values())] for model in models]
-        header = ["model", *(f"{name[1:]} list{'s' * (name != 'b1')}" for name in batches)]
+        one = next(iter(batches.values()))
+        rows = [
+            [model, _mflop(one, model), *(_cell(model, times.get(model)) for times in batches.values())]
+            for model in models
+        ]
+        header = ["model", "MFLOP a list", *(f"{name[1:]} list{'s' * (name != 'b1')}" for name in batches)]
         parts += [f"## N = {setting[1:]}", "", markdown_table(header, rows), ""]
     text = "\n".join(parts)
     write_text(os.path.join(output_dir, "latency.md"), text)
@@ -185,6 +198,10 @@ def _model_order(name: str) -> tuple[int, int, str]:
     if name.startswith("teacher"):
         return (1, int(name.removeprefix("teacher_k").removesuffix("_all")), name)
     return (2, 0, name)
+
+
+def _mflop(times: Mapping[str, Mapping[str, float]], model: str) -> str:
+    return f"{times[model]['mflop']:.2f}" if "mflop" in times.get(model, {}) else ""
 
 
 def _cell(model: str, facts: Mapping[str, float] | None) -> str:

@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import psad_tf
 from benchmarks import bench_ablation, bench_latency, bench_quality
@@ -114,3 +115,23 @@ def test_the_report_names_the_models_and_the_seeds(tmp_path, capsys):
     bench_quality._report(str(tmp_path))
     text = (tmp_path / "quality.md").read_text()
     assert "| prm   |" in text and "0.5500 ± 0.0707" in text
+
+
+def test_the_served_model_takes_at_most_four_mflop_for_a_list_of_fifty():
+    from benchmarks.timing import mflop, random_batch
+    from psad_tf.datasets.movielens import DECLARATION
+    from psad_tf.models.student import Reranker
+
+    sizes = {vocabulary: 1_000 for vocabulary in DECLARATION.vocabularies}
+    reranker = Reranker(DECLARATION, sizes, TrainConfig().model)
+    batch = random_batch(DECLARATION, sizes, 1, 50)
+    served = tf.function(lambda each: reranker(each)).get_concrete_function(batch)
+    assert 1.0 < mflop(served.graph) <= 4.0
+
+
+def test_operations_of_a_matrix_product_are_counted():
+    from benchmarks.timing import mflop
+
+    spec = tf.TensorSpec([100, 200], tf.float32)
+    product = tf.function(lambda each: each @ tf.ones([200, 50])).get_concrete_function(spec)
+    assert mflop(product.graph) == 2.0
