@@ -1,5 +1,5 @@
-"""Training speed: plain Python, tf.function and XLA, precisions, batch sizes, the teacher's share, the input
-pipeline, and a large vocabulary.
+"""Training speed: plain Python, tf.function and XLA, precisions, batch sizes, the teacher's share, what
+generating lists inside the step costs, the input pipeline, and a large vocabulary.
 
     python -m benchmarks.bench_train [--lists_dir LISTS] [--rounds 30]
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -34,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of each variant")
     parser.add_argument("--epochs", type=int, default=5, help="timed epochs of each source of data")
     parser.add_argument("--ids", type=int, default=10_000_000, help="large vocabulary's size; 0 for none")
+    parser.add_argument("--block_sizes", type=int, nargs="+", default=[1, 2, 3, 6], help="K of generation")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[32, 64, 256], help="lists a step")
     parser.add_argument("--output_dir", default="benchmarks/results", help="folder of train.json, .md, .png")
     with one_line_errors():
@@ -57,6 +59,8 @@ def run(options: argparse.Namespace) -> None:
         found["steps"][str(batch_size)] = measure_steps(
             lists_dir, encoder, config, batch_size, options.rounds
         )
+    print("generation inside the step: compiling", flush=True)
+    found["generation"] = measure_generation(options.block_sizes, options.rounds)
     print("input pipeline: real data against one held batch", flush=True)
     found["pipeline"] = measure_pipeline(lists_dir, encoder, config, options.epochs)
     if options.ids:
@@ -112,6 +116,52 @@ def measure_steps(lists_dir: str, encoder: Any, config: Any, batch_size: int, ro
         }
         for name, median in medians.items()
     }
+
+
+def measure_generation(block_sizes: Sequence[int], rounds: int) -> dict[str, Any]:
+    """Times a compiled step of the preset `interactions` (20 candidates, 6 slots) by what it distils.
+
+    Returns:
+        {K: {"none", "generated": median ms}}: no distillation, and from the lists that the teacher
+        generates in the step.
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    from benchmarks.timing import interleaved
+    from psad_tf.config import load_train_config
+    from psad_tf.datasets.simulator import PRESETS
+    from psad_tf.datasets.simulator.encoded import EncodedWorld
+    from psad_tf.models.psad import PSAD
+    from psad_tf.training.optimizer import make_optimizer
+
+    base = load_train_config("configs/interactions.json")
+    source = EncodedWorld(dataclasses.replace(PRESETS["interactions"], lists=4_000))
+    batch = next(iter(source.dataset("train", base.data).training_batches(1, 0)))
+    calls: dict[str, Callable[[], object]] = {}
+    for size in block_sizes:
+        for kind in ("none", "generated"):
+            teacher = dataclasses.replace(base.model.teacher, block_size=size)
+            config = dataclasses.replace(
+                base,
+                model=dataclasses.replace(base.model, teacher=teacher),
+                distillation=dataclasses.replace(base.distillation, source=kind),
+            )
+            model = PSAD(source.declaration, source.vocabulary_sizes, config)
+            model.compile(optimizer=make_optimizer(config.optimizer))
+            model.rank({name: each[:1] for name, each in batch.items()})
+            model.optimizer.build(model.trainable_variables)
+            step = tf.function(model.train_step, jit_compile=True)
+            calls[f"{size} {kind}"] = functools.partial(_loss_of, step, batch)
+    found: dict[str, Any] = {}
+    for name, seconds in interleaved(calls, rounds).items():
+        size, _, kind = name.partition(" ")
+        found.setdefault(size, {})[kind] = 1e3 * float(np.median(seconds))
+    return found
+
+
+def _loss_of(step: Any, batch: Any) -> float:
+    return float(step(batch)["loss"])
 
 
 def _step(model: Any, batch: Any) -> Callable[[], object]:
@@ -209,6 +259,18 @@ def _table(found: dict[str, Any]) -> str:
         f"{pipeline['ratio_memory']:.3f}), {pipeline['files_ms']:.1f} ms reading the files (ratio "
         f"{pipeline['ratio_files']:.3f})."
     )
+    rows = [
+        [
+            size,
+            f"{times['none']:.1f}",
+            f"{times['generated']:.1f}",
+            f"{times['generated'] / times['none']:.2f}",
+        ]
+        for size, times in found["generation"].items()
+    ]
+    header = ["K", "no distillation, ms", "from generated lists, ms", "ratio"]
+    text += "\n\nA compiled step of the preset `interactions`, 256 lists of 20 candidates, 6 slots:\n\n"
+    text += markdown_table(header, rows)
     if "vocabulary" not in found:
         return text
     rows = [
