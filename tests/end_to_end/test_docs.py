@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import pathlib
 import re
 import shutil
@@ -45,3 +47,25 @@ def test_files_and_commands_that_a_page_names_exist(page):
     for target in re.findall(r"`make ([a-z][a-z-]*)", text):
         if target != "bench-":
             assert re.search(rf"^(?:[\w-]+ )*{target}[: ]", makefile, re.MULTILINE), target
+
+
+def imports_of(page: pathlib.Path) -> list[tuple[str, str]]:
+    """(module, name) of every `from module import name` in the page's Python."""
+    text = page.read_text(encoding="utf-8")
+    return [
+        (node.module, alias.name)
+        for block in re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        for node in ast.walk(ast.parse(block))
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+    ]
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES if imports_of(each)], ids=lambda each: each.name)
+def test_what_a_pages_python_imports_exists(page):
+    for module, name in imports_of(page):
+        assert module.partition(".")[0] not in ("beam", "export", "tfx_pipeline"), (
+            "names of folders, not packages"
+        )
+        if not hasattr(importlib.import_module(module), name):
+            importlib.import_module(f"{module}.{name}")
