@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import list_value, list_value_trust
+from benchmarks import list_value, list_value_ablation, list_value_trust
+from benchmarks.common import fingerprint
 from benchmarks.list_value_runs import Runs, Setting
+from psad_tf.config import load_train_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SETTINGS = (Setting("interactions", 800, "all"), Setting("interactions", 800, "6"))
@@ -66,3 +68,25 @@ def test_every_wanted_model_is_planned_and_oracles_once():
     assert {model for _, model, _ in planned} == set(list_value.SHOWN_ORDER)
     assert len(planned) == len(set(planned))
     assert all(seed == 1 for _, model, seed in planned if model in list_value.ORACLES)
+
+
+def test_the_ablation_compares_each_variant_with_all_parts(small, tmp_path):
+    variant = "student without context"
+    list_value_ablation.main([*small, "--lists", "800", "--variants", variant])
+    found = json.loads((tmp_path / "out" / "list_value_ablation.json").read_text())
+    assert set(found) == {list_value_ablation.FULL, variant}
+    assert found[variant]["student"] != found[list_value_ablation.FULL]["student"]
+    assert found[variant]["student_against_full"]["lists"] == 80
+    assert variant in (tmp_path / "out" / "list_value_ablation.md").read_text()
+
+
+def test_logs_with_another_share_of_random_lists_are_another_setting():
+    explored = list_value_ablation.ExploredSetting("interactions", 800, "all", 1.0)
+    assert explored.config.explore == 1.0 != SETTINGS[0].config.explore
+    assert fingerprint(explored) != fingerprint(SETTINGS[0])
+
+
+def test_every_variant_changes_the_configuration_and_can_be_meant():
+    base = load_train_config(list_value.PRESET_FILE)
+    changed = [base.changed(each) for each in list_value_ablation.VARIANTS.values()]
+    assert changed[0] == base and len({fingerprint(each) for each in changed}) == len(changed)
