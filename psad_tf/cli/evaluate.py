@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slots", type=int, help="with --list_value: slots to value; left out: all that both runs fill"
     )
     parser.add_argument(
+        "--by_history", action="store_true", help="also for groups of users by the length of their histories"
+    )
+    parser.add_argument(
         "--output",
         default="",
         help="JSON file; left out: RUN/evaluation_<split>.json or RUN/list_value_<split>.json",
@@ -38,6 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Evaluates, writes the values and prints them."""
     from psad_tf.errors import InputError
 
+    if arguments.list_value and arguments.by_history:
+        raise InputError("--by_history: does not go with --list_value")
     if arguments.list_value:
         _run_list_value(arguments)
     elif arguments.slots is not None:
@@ -75,12 +80,15 @@ def _run_metrics(arguments: argparse.Namespace) -> None:
 
     silence_xla()
     print(f"Ranking the {arguments.split} lists ...", flush=True)
-    means = evaluate_run(
-        arguments.run_dir, arguments.lists_dir, arguments.split, arguments.convention
-    ).means()
+    evaluation = evaluate_run(arguments.run_dir, arguments.lists_dir, arguments.split, arguments.convention)
+    means = evaluation.means()
     path = arguments.output or os.path.join(arguments.run_dir, f"evaluation_{arguments.split}.json")
-    write_json(path, means)
+    groups = evaluation.by_history() if arguments.by_history else []
+    write_json(path, {**means, "by_history": groups} if groups else means)
     print(format_table(means, METRICS))
+    for group in groups:
+        print(f"{group['lists']:,} lists with {group['shortest']} to {group['longest']} past interactions:")
+        print(format_table(group["means"], METRICS))
     if worse := worse_than_initial(means, arguments.split):
         print(worse)
     print(f"Wrote {path}")

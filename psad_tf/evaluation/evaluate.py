@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,14 +28,45 @@ class Evaluation:
     Attributes:
         values: {model: {metric: float64 [lists]}}; NaN where a list has no positive label.
         agreement: Kendall's tau of teacher and student, float64 [lists]; empty without both.
+        history_lengths: Past interactions that the model saw of the list's user, int64 [lists].
     """
 
     values: Mapping[str, Mapping[str, np.ndarray]]
     agreement: np.ndarray
+    history_lengths: np.ndarray
 
     def means(self) -> dict[str, dict[str, float]]:
         """{model: {metric: mean over the lists that have it}}."""
         return {model: mean_metrics(each) for model, each in self.values.items()}
+
+    def by_history(self, groups: int = 4) -> list[dict[str, Any]]:
+        """The means by how active the users were.
+
+        The lists are cut at the quantiles of their history lengths, so that groups are of about equal size;
+        lists of one length stay together, so there may be fewer groups.
+
+        Args:
+            groups: How many at most.
+
+        Returns:
+            For each group, from the shortest histories to the longest: `shortest` and `longest` history,
+            number of `lists`, and `means` as in `means()`.
+        """
+        lengths = self.history_lengths
+        bounds = np.unique(np.quantile(lengths, np.arange(1, groups) / groups, method="lower"))
+        group = np.searchsorted(bounds, lengths, side="left")
+        return [
+            {
+                "shortest": int(lengths[chosen].min()),
+                "longest": int(lengths[chosen].max()),
+                "lists": int(chosen.sum()),
+                "means": {
+                    model: mean_metrics({metric: each[chosen] for metric, each in metrics.items()})
+                    for model, metrics in self.values.items()
+                },
+            }
+            for chosen in (group == number for number in np.unique(group))
+        ]
 
 
 class Evaluator:
@@ -62,9 +94,11 @@ class Evaluator:
         """Ranks every list and computes its metrics; `initial` is always among the models."""
         collected: dict[str, dict[str, list[np.ndarray]]] = {}
         agreement: list[np.ndarray] = []
+        lengths: list[np.ndarray] = []
         try:
             for batch in self.lists.batches():
                 self._collect(batch, collected, agreement)
+                lengths.append(batch["history_mask"].numpy().sum(1))
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
             raise InputError(f"{self.lists.split} lists: a record cannot be read: {explain(error)}") from None
         return Evaluation(
@@ -73,6 +107,7 @@ class Evaluator:
                 for model, metrics in collected.items()
             },
             np.concatenate(agreement) if agreement else np.empty(0),
+            np.concatenate(lengths) if lengths else np.empty(0, np.int64),
         )
 
     def _collect(

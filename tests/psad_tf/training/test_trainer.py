@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -266,3 +267,17 @@ def test_a_run_says_what_it_compiles_and_which_of_how_many_epochs_is_done(lists_
     lines = [line for line in said.splitlines() if line.startswith("epoch ")]
     assert [line.split(":")[0] for line in lines] == ["epoch 1/2", "epoch 2/2"]
     assert "Epoch 1/1" not in said
+
+
+def test_lists_are_grouped_by_the_length_of_their_histories(lists_dir, finished):
+    evaluation = evaluate_run(finished, lists_dir, "test")
+    groups = evaluation.by_history(3)
+    assert sum(group["lists"] for group in groups) == len(evaluation.history_lengths)
+    ends = [(group["shortest"], group["longest"]) for group in groups]
+    assert all(longest < shortest for (_, longest), (shortest, _) in itertools.pairwise(ends))
+    chosen = evaluation.history_lengths <= groups[0]["longest"]
+    ndcg = evaluation.values["student"]["ndcg@10"][chosen]
+    assert groups[0]["means"]["student"]["ndcg@10"] == pytest.approx(np.nanmean(ndcg), nan_ok=True)
+    (everyone,) = evaluation.by_history(1)
+    for model, metrics in evaluation.means().items():
+        assert everyone["means"][model] == pytest.approx(metrics, nan_ok=True)
