@@ -1,7 +1,7 @@
 """Ranking quality of PSAD and the baselines: python -m benchmarks.bench_quality
 
-Trains every model for every seed on MovieLens-100K (and the models of the known-optimum comparison on the
-simulator), tests them, and writes to --output_dir
+Trains every model for every seed on MovieLens-100K, the Open Bandit sample and, with --kuairand_dir, KuaiRand
+(and the models of the known-optimum comparison on the simulator), tests them, and writes to --output_dir
 
     quality.json               {data set: {model: {metric: {"mean", "std", "seeds"}}}}
     quality_significance.json  paired tests of student and teacher against the best baseline
@@ -23,16 +23,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import (
+    KUAIRAND,
     MOVIELENS,
+    OPEN_BANDIT,
     RESULTS_DIR,
     SIMULATOR,
     WORK_DIR,
     ResultStore,
     markdown_table,
     merged,
-    movielens_lists,
     one_line_errors,
     paired_test,
+    public_lists,
     read_json,
     summarize,
     write_text,
@@ -45,6 +47,9 @@ SEARCH_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results"
 PSAD_CONFIGS = {
     MOVIELENS: os.path.join("configs", "movielens.json"),
     SIMULATOR: os.path.join("configs", "simulator.json"),
+    # Not tuned on these: what was chosen on MovieLens' validation lists.
+    OPEN_BANDIT: os.path.join("configs", "movielens.json"),
+    KUAIRAND: os.path.join("configs", "movielens.json"),
 }
 BASELINE_NAMES = ("lambdamart", "pointwise", "dlcm", "prm", "setrank", "seq2slate", "nar4rec")
 MODELS = {
@@ -53,6 +58,8 @@ MODELS = {
         *("initial", "pointwise", "teacher_k1", "teacher_k2", "teacher_k5", "teacher_k8", "student"),
         "greedy_oracle",
     ),
+    OPEN_BANDIT: ("initial", *BASELINE_NAMES, "teacher_k1", "teacher_k5", "student"),
+    KUAIRAND: ("initial", *BASELINE_NAMES, "teacher_k1", "teacher_k5", "student"),
 }
 UNTRAINED = ("initial", "greedy_oracle")
 STUDENTS_BLOCK = 5
@@ -66,8 +73,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5, help="seeds of each model")
     parser.add_argument("--models", nargs="+", default=None, help="only these")
     parser.add_argument(
-        "--data", nargs="+", choices=[*MODELS, LIST_VALUE], default=list(MODELS), help="data sets"
+        "--data",
+        nargs="+",
+        choices=[*MODELS, LIST_VALUE],
+        default=[name for name in MODELS if name != KUAIRAND],
+        help="data sets",
     )
+    parser.add_argument("--kuairand_dir", default="", help="KuaiRand's data folder, for --data kuairand")
     parser.add_argument("--lists_dir", default="", help="MovieLens lists that are already there")
     parser.add_argument("--output_dir", default=RESULTS_DIR, help="folder of the results")
     parser.add_argument("--work_dir", default=WORK_DIR, help="folder of data, runs and finished results")
@@ -92,7 +104,11 @@ def run(options: argparse.Namespace) -> None:
         names = [name for name in MODELS[data] if options.models is None or name in options.models]
         if not names:
             continue
-        runner, finish = make_runner(data, options.work_dir, options.lists_dir, store)
+        if data == KUAIRAND and not options.kuairand_dir:
+            raise InputError(
+                "kuairand: --kuairand_dir is needed (docs/data.md says where its files come from)"
+            )
+        runner, finish = make_runner(data, options.work_dir, options.lists_dir, store, options.kuairand_dir)
         if options.search:
             searched = [name for name in names if name in BASELINE_NAMES]
             search(data, [*searched, *([] if os.path.isfile(PSAD_CONFIGS[data]) else [PSAD])], runner)
@@ -107,13 +123,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def make_runner(
-    data: str, work_dir: str, lists_dir: str, store: ResultStore
+    data: str, work_dir: str, lists_dir: str, store: ResultStore, input_dir: str = ""
 ) -> tuple[Any, Callable[[], None]]:
     """The runner of a data set, and what to call when its results are in."""
     from benchmarks.runs import Runner
 
-    if data == MOVIELENS:
-        return Runner(lists_dir or movielens_lists(work_dir), store, work_dir), lambda: None
+    if data != SIMULATOR:
+        made = public_lists(data, work_dir, input_dir) if data != MOVIELENS or not lists_dir else lists_dir
+        return Runner(made, store, work_dir), lambda: None
     from benchmarks.simulated_world import CANDIDATES, Oracle, simulated_lists
 
     lists = simulated_lists(work_dir)

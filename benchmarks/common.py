@@ -22,6 +22,8 @@ WORK_DIR = os.path.join("runs", "bench")
 RESULTS_DIR = os.path.join("benchmarks", "results")
 MOVIELENS = "movielens-100k"
 SIMULATOR = "simulator"
+OPEN_BANDIT = "open-bandit-sample"
+KUAIRAND = "kuairand"
 _FLIPS = 20_000
 _FLIPS_AT_ONCE = 100
 
@@ -40,14 +42,34 @@ def prepare(arguments: Sequence[str]) -> None:
         raise InputError(f"psad {' '.join(arguments)}: ended with code {code}")
 
 
+# How the lists of a public data set are made: options of `psad build-lists`.
+_BUILT = {
+    MOVIELENS: ("--overlap_stride", "5"),
+    OPEN_BANDIT: (),
+    # Without request ids, runs of a user's impressions; the two-tower model learns from the first three days.
+    KUAIRAND: ("--gap_seconds", "604800", "--split_dates", "20220428", "20220505", "20220507"),
+}
+
+
 def movielens_lists(work_dir: str = WORK_DIR) -> str:
     """The folder of MovieLens-100K's lists; made when it is not there."""
-    folder = os.path.join(work_dir, MOVIELENS)
+    return public_lists(MOVIELENS, work_dir)
+
+
+def public_lists(data: str, work_dir: str = WORK_DIR, input_dir: str = "") -> str:
+    """The folder of a public data set's lists; made when it is not there.
+
+    Args:
+        data: Name of the data set.
+        work_dir: Where the lists go.
+        input_dir: Its published files; "" downloads them.
+    """
+    folder = os.path.join(work_dir, data)
     lists = os.path.join(folder, "lists")
     if not os.path.isdir(lists):
         raw = os.path.join(folder, "raw")
-        prepare(["fetch-data", "--dataset", MOVIELENS])
-        prepare(["build-lists", "--dataset", MOVIELENS, "--output_dir", raw, "--overlap_stride", "5"])
+        source = ("--input_dir", input_dir) if input_dir else ()
+        prepare(["build-lists", "--dataset", data, "--output_dir", raw, *source, *_BUILT[data]])
         prepare(["preprocess", "--input_dir", raw, "--output_dir", lists])
     return lists
 

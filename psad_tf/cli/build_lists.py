@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cache_dir", default=None, help="cache of downloaded data (default: $PSAD_CACHE, else .cache/psad)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="movielens-100k: seed of the upstream stage")
+    parser.add_argument("--seed", type=int, default=0, help="movielens-100k, kuairand: of the upstream stage")
     parser.add_argument(
         "--overlap_stride",
         type=int,
@@ -42,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=None,
         help="open-bandit-sample, kuairand: a longer pause ends a list (default: 600 and 300)",
+    )
+    parser.add_argument(
+        "--split_dates",
+        nargs=3,
+        metavar=("LISTS_FROM", "VALID_FROM", "TEST_FROM"),
+        default=None,
+        help="kuairand: split by the log's dates (YYYYMMDD); the days before the first train the two-tower "
+        "model whose score orders the lists (default: the order shown, no splits)",
     )
     parser.add_argument(
         "--ranker",
@@ -90,7 +98,8 @@ def _read(arguments: argparse.Namespace) -> RawData:
     if name == "open-bandit-sample":
         return open_bandit.read_open_bandit(folder, arguments.policy, **gap)
     if name == "kuairand":
-        return kuairand.read_kuairand(folder, **gap)
+        dates = kuairand.DateSplits(*arguments.split_dates) if arguments.split_dates else None
+        return kuairand.read_kuairand(folder, **gap, dates=dates, seed=arguments.seed)
     if name == "avito":
         return avito.read_avito(folder)
     return librerank.read_librerank(folder, arguments.ranker)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
 
 from psad_tf.errors import InputError
@@ -18,7 +20,7 @@ def read_table(
     """The rows of a table with a header line.
 
     Args:
-        path: The file, UTF-8.
+        path: The file, UTF-8; gzip if its name ends in `.gz`.
         needed: Columns that must be there.
         delimiter: One character.
         quoted: Whether fields may stand in double quotes.
@@ -32,8 +34,9 @@ def read_table(
     """
     name = os.fspath(path)
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    opened = gzip.open if name.endswith(".gz") else open
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with opened(name, "rt", encoding="utf-8-sig", newline="") as file:
             if quoted:
                 reader = csv.reader(file, delimiter=delimiter)
             else:
@@ -53,7 +56,7 @@ def read_table(
                 yield where, dict(zip(header, values, strict=True))
     except FileNotFoundError:
         raise InputError(f"{name}: no such file") from None
-    except (UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{name}: cannot be read as a table ({error})") from None
 
 

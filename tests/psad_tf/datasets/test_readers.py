@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pathlib
 import time
@@ -14,7 +15,7 @@ import pytest
 from psad_tf.data.records import Impression, check_attributes, check_impression, check_interaction
 from psad_tf.datasets import download
 from psad_tf.datasets.avito import read_avito
-from psad_tf.datasets.kuairand import read_kuairand
+from psad_tf.datasets.kuairand import DateSplits, read_kuairand
 from psad_tf.datasets.librerank import read_librerank
 from psad_tf.datasets.open_bandit import read_open_bandit
 from psad_tf.datasets.raw_data import RawData, write_raw_data
@@ -209,6 +210,42 @@ def test_kuairand_lists_are_runs_in_one_tab_in_the_order_shown(kuairand: pathlib
         *map(str, range(300, 305)),
     ]
     assert len(users) == 2
+
+
+def test_kuairands_files_may_be_compressed_and_histories_begin_with_the_history_file(kuairand) -> None:
+    plain = list(read_kuairand(kuairand).interactions)
+    for path in list(kuairand.glob("*.csv")):
+        with gzip.open(f"{path}.gz", "wb") as file:
+            file.write(path.read_bytes())
+        path.unlink()
+    last = 1649340000
+    row = {"user_id": 8, "last_time_ms": 1000 * last, "watch_seq": "201 202", "long_watch_seq": "202"}
+    _write(kuairand / "user_history_pure.csv", [row])
+    _, interactions, _, _ = _checked(read_kuairand(kuairand))
+    assert interactions[2:] == plain
+    earlier = [(each.user_id, each.item_id, each.time, each.feedback) for each in interactions[:2]]
+    assert [each[:3] for each in earlier] == [("8", "202", last), ("8", "201", last - 1)]
+    assert [each[3]["long_view"] for each in earlier] == [1.0, 0.0]
+
+
+def test_kuairands_lists_are_split_by_date_in_the_order_of_a_model_of_the_days_before(kuairand) -> None:
+    log = next(kuairand.glob("log_standard_4_08*"))
+    lines = log.read_text().splitlines()
+    later = [line.replace("20220408", "20220410") for line in lines[1:]]
+    (kuairand / "log_standard_4_22_more.csv").write_text("\n".join([lines[0], *later]) + "\n")
+    dates = DateSplits("20220409", "20220410", "20220411")
+    impressions, _, _, _ = _checked(read_kuairand(kuairand, dates=dates))
+    assert [each.split for each in impressions] == ["valid"] * 2
+    for impression in impressions:
+        scores = [candidate.initial_score for candidate in impression.candidates]
+        assert scores == sorted(scores, reverse=True)
+        assert sorted(candidate.position for candidate in impression.candidates) == list(range(len(scores)))
+
+
+@pytest.mark.parametrize("dates", [("20220409", "20220409", "20220411"), ("9", "10", "11"), ("c", "b", "a")])
+def test_split_dates_that_cannot_be_meant_are_refused(dates) -> None:
+    with pytest.raises(InputError, match="three rising dates"):
+        DateSplits(*dates)
 
 
 def test_kuairand_without_its_logs_is_an_error(tmp_path: pathlib.Path) -> None:
