@@ -11,12 +11,65 @@ from psad_tf.files import replaced_file
 _OURS, _BASELINE, _REFERENCE = "#1f6fb4", "#9a9a9a", "#d9b44a"
 _REFERENCES = ("random", "initial", "pointwise_oracle", "greedy_oracle", "beam_oracle")
 
+LABELS = {
+    "random": "random order",
+    "initial": "initial ranker's order",
+    "lambdamart": "LambdaMART",
+    "pointwise": "pointwise network",
+    "pointwise_debiased": "pointwise network with slot bias",
+    "dlcm": "DLCM",
+    "prm": "PRM",
+    "setrank": "SetRank",
+    "seq2slate": "Seq2Slate",
+    "nar4rec": "NAR4Rec",
+    "student": "**PSAD, student (served)**",
+    "teacher_k1": "PSAD, teacher, K = 1",
+    "teacher_k2": "PSAD, teacher, K = 2",
+    "teacher_k3": "PSAD, teacher, K = 3",
+    "teacher_k6": "PSAD, teacher, K = 6",
+    "pointwise_oracle": "oracle that knows the world, not the list",
+    "greedy_oracle": "greedy oracle",
+    "beam_oracle": "beam oracle",
+}
+
 Found = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+
+
+def summary(found: Found, world: str = "interactions") -> str:
+    """The table for readers: the models in words, a column a log in which the student was measured.
+
+    >>> student = {"mean": 0.9, "std": 0.0, "seeds": [0.9]}
+    >>> print(summary({"interactions": {"1000": {"all": {"student": student}}}}))
+    | order                      | 1,000 lists |
+    |:---------------------------|------------:|
+    | **PSAD, student (served)** |       0.900 |
+    """
+    logs = [
+        (lists, shown)
+        for shown in ("all", "6")
+        for lists in sorted(found[world], key=int)
+        if "student" in found[world][lists].get(shown, {})
+    ]
+    header = [
+        "order",
+        *(f"{int(n):,} lists{'' if shown == 'all' else f', {shown} shown'}" for n, shown in logs),
+    ]
+    rows = []
+    for model, label in LABELS.items():
+        of_logs = [found[world][lists][shown].get(model) for lists, shown in logs]
+        if any(of_logs):
+            rows.append([label, *("" if each is None else _rounded(each) for each in of_logs)])
+    return markdown_table(header, rows)
+
+
+def _rounded(facts: Mapping[str, Any]) -> str:
+    return f"{facts['mean']:.3f}" + (f" ± {facts['std']:.3f}" if len(facts["seeds"]) > 1 else "")
 
 
 def tables(found: Found, significance: Found, order: Sequence[str]) -> str:
     """A table a world: the share of the greedy oracle's value by model, a column a log."""
     parts = ["# True list value: expected clicks on the first 6 slots, as a share of the greedy oracle's"]
+    parts += [summary(found, world) for world in found if world == "interactions"]
     for world, of_world in found.items():
         columns = [
             (lists, shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import pathlib
 import re
 import shutil
@@ -12,6 +13,7 @@ import sys
 
 import pytest
 
+from benchmarks import list_value_report
 from psad_tf.cli.main import COMMANDS
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -69,3 +71,9 @@ def test_what_a_pages_python_imports_exists(page):
         )
         if not hasattr(importlib.import_module(module), name):
             importlib.import_module(f"{module}.{name}")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
+def test_the_table_of_results_is_the_benchmarks_own(page):
+    found = json.loads((ROOT / "benchmarks" / "results" / "list_value.json").read_text())
+    assert list_value_report.summary(found) in (ROOT / page).read_text()
