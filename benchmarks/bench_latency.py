@@ -130,7 +130,9 @@ def make_models(encoder: Any, slots: int) -> dict[str, Any]:
     models |= {name: kind(declaration, sizes, base) for name, kind in NEURAL_BASELINES.items()}
     batch = random_batch(declaration, sizes, 64, 20)
     labels = tf.constant(np.random.default_rng(0).integers(0, 2, (64, 20)), tf.float32)
-    trees = LambdaMART(declaration, sizes, LambdaMARTConfig(trees=_TREES, patience=_TREES))
+    trees = LambdaMART(
+        declaration, sizes, LambdaMARTConfig(num_iterations=_TREES, early_stopping_round=_TREES)
+    )
     trees.fit([{**batch, "labels": labels}], [{**batch, "labels": labels}])
     return {**models, "lambdamart": trees}
 

@@ -180,12 +180,12 @@ def _tuned(config: TrainConfig, learning_rate: float, dropout_rate: float) -> Tr
 
 def _trees(leaves: int, learning_rate: float, seed: int) -> LambdaMARTConfig:
     return LambdaMARTConfig(
-        leaves=leaves,
+        num_leaves=leaves,
         learning_rate=learning_rate,
-        smallest_leaf=100,
-        trees=400,
-        patience=20,
-        threads=2,
+        min_data_in_leaf=100,
+        num_iterations=400,
+        early_stopping_round=20,
+        num_threads=2,
         seed=seed,
     )
 

@@ -86,10 +86,10 @@ SEARCH = (
     Trial(1e-3, 1e-5, 0.2, 0.0, 0.02, decay_epochs=6),  # PSAD's own on MovieLens
 )
 LAMBDAMART_SEARCH = (
-    LambdaMARTConfig(leaves=31, learning_rate=0.05, smallest_leaf=20),
-    LambdaMARTConfig(leaves=63, learning_rate=0.03, smallest_leaf=50),
-    LambdaMARTConfig(leaves=15, learning_rate=0.03, smallest_leaf=100),
-    LambdaMARTConfig(leaves=7, learning_rate=0.05, smallest_leaf=100),
+    LambdaMARTConfig(num_leaves=31, learning_rate=0.05, min_data_in_leaf=20),
+    LambdaMARTConfig(num_leaves=63, learning_rate=0.03, min_data_in_leaf=50),
+    LambdaMARTConfig(num_leaves=15, learning_rate=0.03, min_data_in_leaf=100),
+    LambdaMARTConfig(num_leaves=7, learning_rate=0.05, min_data_in_leaf=100),
 )
 
 

@@ -19,28 +19,28 @@ MOST_VALUES = 64
 
 @dataclasses.dataclass(frozen=True)
 class LambdaMARTConfig:
-    """LightGBM's settings.
+    """LightGBM's settings, by LightGBM's names.
 
     Args:
-        leaves: Leaves of a tree.
+        num_leaves: Leaves of a tree.
         learning_rate: Shrinkage.
-        smallest_leaf: Candidates a leaf must hold.
-        feature_share: Share of the features a tree sees.
-        bagging_share: Share of the candidates a tree sees, drawn anew every tree.
-        trees: At most this many.
-        patience: Trees without a better validation NDCG@10 before stopping.
-        threads: Processor threads.
+        min_data_in_leaf: Candidates that a leaf must hold.
+        feature_fraction: Share of the features that a tree sees.
+        bagging_fraction: Share of the candidates that a tree sees, drawn anew for every tree.
+        num_iterations: Trees, at most.
+        early_stopping_round: Trees without a better validation NDCG@10 before stopping.
+        num_threads: Processor threads.
         seed: Of the drawing.
     """
 
-    leaves: int = 31
+    num_leaves: int = 31
     learning_rate: float = 0.05
-    smallest_leaf: int = 50
-    feature_share: float = 0.7
-    bagging_share: float = 0.8
-    trees: int = 1000
-    patience: int = 50
-    threads: int = 1
+    min_data_in_leaf: int = 50
+    feature_fraction: float = 0.7
+    bagging_fraction: float = 0.8
+    num_iterations: int = 1000
+    early_stopping_round: int = 50
+    num_threads: int = 1
     seed: int = 1
 
 
@@ -93,7 +93,6 @@ class LambdaMART:
         except ModuleNotFoundError:
             raise InputError("LambdaMART needs the package lightgbm (in requirements-dev.txt)") from None
 
-        config = self.config
         train, valid = self._dataset(lightgbm, training), self._dataset(lightgbm, validation)
         valid.set_reference(train)
         top_grade = max(rule.grade for rule in self.declaration.label.grades)
@@ -103,19 +102,12 @@ class LambdaMART:
             "eval_at": [10],
             "label_gain": [2**grade - 1 for grade in range(top_grade + 1)],
             "lambdarank_truncation_level": 20,
-            "num_leaves": config.leaves,
-            "learning_rate": config.learning_rate,
-            "min_data_in_leaf": config.smallest_leaf,
-            "feature_fraction": config.feature_share,
-            "bagging_fraction": config.bagging_share,
             "bagging_freq": 1,
-            "num_threads": config.threads,
-            "seed": config.seed,
             "deterministic": True,
             "verbosity": -1,
+            **dataclasses.asdict(self.config),
         }
-        stop = lightgbm.early_stopping(config.patience, verbose=False)
-        self.booster = lightgbm.train(settings, train, config.trees, valid_sets=[valid], callbacks=[stop])
+        self.booster = lightgbm.train(settings, train, valid_sets=[valid])
         return float(self.booster.best_score["valid_0"]["ndcg@10"])
 
     def rank(self, encoded: Mapping[str, tf.Tensor]) -> np.ndarray:
@@ -123,7 +115,7 @@ class LambdaMART:
         features, _ = tabular_features(encoded, self.declaration, self.vocabulary_sizes)
         mask = np.asarray(encoded["mask"])
         scores = np.full(mask.shape, LARGE_NEGATIVE)
-        scores[mask] = self.booster.predict(features[mask], num_threads=self.config.threads)
+        scores[mask] = self.booster.predict(features[mask], num_threads=self.config.num_threads)
         return scores
 
     def _dataset(self, lightgbm: Any, batches: Iterable[Mapping[str, tf.Tensor]]) -> Any:

@@ -32,7 +32,7 @@ def runner(lists_dir, tmp_path_factory) -> Runner:
 
 def test_records_of_every_kind_have_the_same_test_lists_and_a_whole_run_is_not_trained_again(runner):
     baseline = runner.neural("pointwise", small(baseline_base(8)))
-    trees = runner.lambdamart(LambdaMARTConfig(trees=5, smallest_leaf=5))
+    trees = runner.lambdamart(LambdaMARTConfig(num_iterations=5, min_data_in_leaf=5))
     psad = runner.psad(small(TrainConfig()))
     initial = runner.untrained()
     missing = [value is None for value in initial["per_list"]["initial"]]

@@ -51,7 +51,7 @@ def test_the_trees_learn_the_order_of_a_feature():
         labels = tf.cast(values > 0.5, tf.float32) + tf.cast(values > 1.0, tf.float32)
         return {**batch, "labels": tf.where(batch["mask"], labels, 0.0)}
 
-    config = LambdaMARTConfig(leaves=7, smallest_leaf=5, trees=30)
+    config = LambdaMARTConfig(num_leaves=7, min_data_in_leaf=5, num_iterations=30)
     model = LambdaMART(_graded_declaration(), tiny.SIZES, config)
     model.fit([labelled(1), labelled(2)], [labelled(3)])
     test = labelled(4)
@@ -71,7 +71,9 @@ def test_what_was_not_shown_is_in_no_training_group():
         batch["labels"] = tf.where(shown, batch["labels"], 0.0)
         batches.append(batch)
     model = LambdaMART(
-        _graded_declaration(), tiny.SIZES, LambdaMARTConfig(leaves=4, smallest_leaf=5, trees=5)
+        _graded_declaration(),
+        tiny.SIZES,
+        LambdaMARTConfig(num_leaves=4, min_data_in_leaf=5, num_iterations=5),
     )
     model.fit(batches[:1], batches[1:])
     expected = model.rank(batches[0])
