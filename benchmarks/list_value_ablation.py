@@ -68,6 +68,7 @@ VARIANTS: dict[str, Mapping[str, Any]] = {
     "student on labels alone": {"distillation": {"source": "none"}, "loss": {"listwise_weight": 1.0}},
     "student on labels and lists": {"loss": {"listwise_weight": 1.0}},
     "distilling the policy": {"distillation": {"source": "forced"}, "loss": {"policy_weight": 1.0}},
+    "teacher first, then the student": {"distillation": {"mode": "offline"}},
     "student without context": _student(context="none"),
     "context: mean and maximum": _student(context="mean_max"),
     "context: self-attention": _student(context="self_attention"),

@@ -152,15 +152,21 @@ class Runs:
         return self._fitted_psad(setting, config)[0]
 
     def _fitted_psad(self, setting: Setting, config: TrainConfig) -> tuple[PSAD, dict[str, Any]]:
+        tutor, before = None, 0.0
+        if config.distillation.mode == "offline":
+            alone = {"distillation": {"mode": "online", "source": "none"}}
+            tutor, record = self._fitted_psad(setting, config.changed(alone))
+            before = record["seconds"]
         source = self._prepare(setting, config)
-        model = PSAD(source.declaration, source.vocabulary_sizes, config)
+        model = PSAD(source.declaration, source.vocabulary_sizes, config, tutor)
         model.rank(empty_batch(source.declaration, 1, setting.config.candidates))
 
         def loss(batch: Batch, ties: tf.Tensor) -> tf.Tensor:
             terms = model.compute_losses(batch, None, ties, tf.constant(0.0))
-            return terms["value"] + terms["student_listwise"]
+            return terms.get("value", 0.0) + terms["student_listwise"]
 
-        return model, self._fit(model, loss, source, config)
+        record = self._fit(model, loss, source, config)
+        return model, {**record, "seconds": record["seconds"] + before}
 
     def _train_psad(
         self, setting: Setting, config: TrainConfig, test: bool

@@ -117,8 +117,8 @@ class DistillationConfig:
         source: What is distilled: `generated`, the order of the list that the teacher generates;
             `forced`, the policy head's distributions when it is fed the ideal list; `none` trains the
             student on labels alone.
-        mode: `online` trains both in one step; `offline` trains the teacher, freezes it, then trains
-            the student.
+        mode: `online` trains both in one step; `offline` trains the teacher and the profile network,
+            freezes them (the profile network unless `student.stop_gradient` is off), then trains the student.
         weight: b, the loss's weight at the end of the ramp.
         ramp_steps: Steps over which the weight rises from 0.
         temperature: Of the softmax over soft relevance, when the source is `forced`.

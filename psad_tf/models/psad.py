@@ -22,6 +22,7 @@ from psad_tf.config import (
 )
 from psad_tf.data.empty_batch import empty_batch
 from psad_tf.decoding.blocks import Decoded
+from psad_tf.errors import InputError
 from psad_tf.features import INITIAL_RANK, SHOWN_POSITION, FeatureDeclaration
 from psad_tf.layers.dropout import hashed_uniform
 from psad_tf.layers.user_profile_network import UserProfile
@@ -69,14 +70,15 @@ class PSAD(tf.keras.Model):
         loss: Weights of the losses.
         distillation: How the student is taught.
         seed: Of dropout and of the order of equal labels, 1 by default.
-        tutor: A trained model to distil from in place of the own teacher (offline distillation); it is
-            not trained further, and neither is the own teacher.
+        tutor: A trained model to distil from (offline distillation); it is not trained further. Profile
+            network and teacher start as its copies; the teacher stays one, and so does the profile network
+            unless `student.stop_gradient` is off.
 
     No control flow depends on tensors, so AutoGraph is told to leave the methods alone: parsing them would
     take most of the time of building a step.
 
     Raises:
-        InputError: A key is unknown or its value is impossible.
+        InputError: A key is unknown or its value is impossible, or the tutor's architecture is another.
 
     Example:
 
@@ -133,6 +135,21 @@ class PSAD(tf.keras.Model):
         self.loss_terms = {name: LossTerm(name) for name in self._term_names()}
         self.ranking_metrics: dict[str, list[RankingMetric]] = {}
         self.build()
+        if tutor is not None:
+            self._start_from(tutor)
+
+    def _start_from(self, tutor: PSAD) -> None:
+        """Copies what the tutor has learnt; nothing in this model would train its teacher."""
+        parts = (
+            (self.reranker.user_profile_network, tutor.reranker.user_profile_network),
+            (self.teacher, tutor.teacher),
+        )
+        for own, taught in parts:
+            if [weight.shape for weight in own.weights] != [weight.shape for weight in taught.weights]:
+                raise InputError("tutor: its architecture is not this model's")
+            own.set_weights(taught.get_weights())
+        self.teacher.trainable = False
+        self.reranker.user_profile_network.trainable = not self.config.model.student.stop_gradient
 
     @classmethod
     def from_preset(

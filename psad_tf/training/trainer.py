@@ -173,8 +173,6 @@ def _described(training: ListDataset, validation: ListDataset, config: TrainConf
 def build_model(encoder: FeatureEncoder, config: TrainConfig, tutor: PSAD | None = None) -> PSAD:
     """Makes the model, its variables and its optimizer, compiled for training."""
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config, tutor)
-    if tutor is not None:
-        model.teacher.trainable = False
     model.compile(
         optimizer=make_optimizer(config.optimizer, config.mixed_precision), jit_compile=config.jit_compile
     )

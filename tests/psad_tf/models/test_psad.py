@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from psad_tf import losses
 from psad_tf.config import DistillationConfig, LossConfig, OptimizerConfig
+from psad_tf.errors import InputError
 from psad_tf.features import LabelDeclaration, LabelRule
 from psad_tf.models.psad import PSAD
 from psad_tf.training.optimizer import make_optimizer
@@ -256,18 +257,39 @@ def test_training_lowers_the_loss():
         assert logs[-1][term] < logs[0][term] * 0.95, term
 
 
-def test_a_frozen_tutor_teaches_and_does_not_change():
+def weights_of(model: PSAD) -> dict[str, list[np.ndarray]]:
+    profile = model.reranker.user_profile_network
+    parts = {"profile": profile, "teacher": model.teacher, "student": model.reranker.student}
+    return {name: [np.array(weight) for weight in part.weights] for name, part in parts.items()}
+
+
+def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("stop_gradient", [True, False])
+def test_a_frozen_tutor_teaches_a_student_of_its_own_profile_network(stop_gradient):
     tutor = tiny.model(seed=5)
     settings = tiny.config(distillation=DistillationConfig(mode="offline", ramp_steps=0))
+    settings = settings.changed({"model": {"student": {"stop_gradient": stop_gradient}}})
     tf.keras.utils.set_random_seed(3)
-    student = PSAD(tiny.DECLARATION, tiny.SIZES, settings, tutor)
-    student.rank(tiny.batch(2, 6))
-    student.teacher.trainable = False
-    student.compile(optimizer=make_optimizer(settings.optimizer))
-    before = [variable.numpy() for variable in tutor.variables]
-    logs = steps(student, 3)
-    assert all(np.array_equal(a, b) for a, b in zip(before, tutor.variables, strict=True))
+    model = PSAD(tiny.DECLARATION, tiny.SIZES, settings, tutor)
+    model.compile(optimizer=make_optimizer(settings.optimizer))
+    taught, started = weights_of(tutor), weights_of(model)
+    logs = steps(model, 3)
+    ended = weights_of(model)
+    assert all(same(taught[part], weights_of(tutor)[part]) for part in taught)
+    assert same(ended["teacher"], taught["teacher"]) and same(started["profile"], taught["profile"])
+    # Under stop_gradient nothing trains the profile network: it has to be the tutor's.
+    assert same(ended["profile"], taught["profile"]) is stop_gradient
+    assert not same(ended["student"], started["student"])
     assert logs[0]["distillation"] > 0.0 and "value" not in logs[0]
+
+
+def test_a_tutor_of_another_architecture_is_refused():
+    wide = tiny.config().changed({"model": {"embedding_dim": 16}})
+    with pytest.raises(InputError, match="tutor: its architecture"):
+        PSAD(tiny.DECLARATION, tiny.SIZES, wide, tiny.model(seed=5))
 
 
 def test_a_steps_gradients_are_the_same_bits_however_often_they_are_computed():
