@@ -1,8 +1,9 @@
 """One training run on a simulated world, and what its lists are truly worth, as a JSON-ready record.
 
 Every model trains on the same batches with the same optimizer, keeps the weights of the epoch with the least
-validation loss (its own training loss, on held-out logs, without dropout) and is judged by the click law
-alone: the expected clicks on the first `SLOTS` slots of its lists, over those of the greedy oracle's.
+validation loss (its own training loss, on held-out logs, without dropout; PSAD's is that of its teacher,
+which teaches the student) and is judged by the click law alone: the expected clicks on the first `SLOTS`
+slots of its lists, over those of the greedy oracle's.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ EVALUATED = 20_000  # test lists
 VALIDATED = 20_000  # validation lists
 LAMBDAMART_TRAINED = 200_000  # lists: more do not fit in memory as features
 SIMULATOR_CODE = ("datasets/simulator/*.py",)
+OWN_CODE = ("../benchmarks/list_value_runs.py",)
 
 Batch = Mapping[str, tf.Tensor]
 
@@ -76,8 +78,8 @@ class Runs:
         self.folder = folder
         self.jit_compile = jit_compile
         self._code = {
-            "psad": code_fingerprint((*PSAD_CODE, *SIMULATOR_CODE)),
-            "baseline": code_fingerprint((*BASELINE_CODE, *SIMULATOR_CODE)),
+            "psad": code_fingerprint((*PSAD_CODE, *SIMULATOR_CODE, *OWN_CODE)),
+            "baseline": code_fingerprint((*BASELINE_CODE, *SIMULATOR_CODE, *OWN_CODE)),
             "oracles": code_fingerprint(SIMULATOR_CODE),
         }
         self._source: tuple[Setting, EncodedWorld] | None = None
@@ -162,8 +164,13 @@ class Runs:
         model.rank(empty_batch(source.declaration, 1, setting.config.candidates))
 
         def loss(batch: Batch, ties: tf.Tensor) -> tf.Tensor:
-            terms = model.compute_losses(batch, None, ties, tf.constant(0.0))
-            return terms.get("value", 0.0) + terms["student_listwise"]
+            terms = model.compute_losses(batch, None, ties, tf.constant(config.distillation.weight))
+            if tutor is not None:
+                return terms["loss"]
+            # The terms of the student follow its teacher's changing lists, and say nothing of the epochs.
+            return config.loss.value_weight * terms["value"] + config.loss.policy_weight * terms.get(
+                "policy", 0.0
+            )
 
         record = self._fit(model, loss, source, config)
         return model, {**record, "seconds": record["seconds"] + before}
