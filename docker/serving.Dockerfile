@@ -5,6 +5,8 @@ FROM tensorflow/serving:2.15.1
 ARG MODELS=serving
 COPY serving_config /config
 COPY ${MODELS} /models
+# A list's matrices are too small for oneDNN's operations to pay (docs/serving.md, "Measurements").
+ENV TF_ENABLE_ONEDNN_OPTS=0
 USER 1000
 EXPOSE 8500
 ENTRYPOINT ["/usr/bin/tensorflow_model_server"]

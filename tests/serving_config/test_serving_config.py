@@ -120,6 +120,14 @@ def test_every_way_to_start_allows_labels_of_versions_that_are_still_to_be_loade
     assert all("--allow_version_labels_for_unavailable_models=true" in each for each in started)
 
 
+def test_every_way_to_start_leaves_onednn_out() -> None:
+    """It makes the graph slower at every size measured: docs/serving.md."""
+    name = "TF_ENABLE_ONEDNN_OPTS"
+    dockerfile = (FOLDER.parent / "docker" / "serving.Dockerfile").read_text()
+    assert f"ENV {name}=0" in dockerfile
+    assert compose()["environment"][name] == "0" and {"name": name, "value": "0"} in container()["env"]
+
+
 def test_compose_and_kubernetes_run_the_same_server() -> None:
     assert compose()["command"] == container()["args"]
     assert compose()["image"] == container()["image"] == "tensorflow/serving:2.15.1"
