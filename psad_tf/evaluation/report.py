@@ -15,16 +15,12 @@ from psad_tf.features import load_json
 from psad_tf.files import replaced_file
 from psad_tf.metrics import METRICS
 
-_COLOURS = ("#1f5fa8", "#c4472b", "#3a8a4d", "#8a5fb0", "#9a7d1c", "#4d4d4d", "#1c8c96")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 460, 240, 52, 34, 14
-
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 62rem }
 body { margin: 2rem auto; padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(27rem, 1fr)); gap: 1rem }
 figure { margin: 0 } figcaption { font-weight: 600 } svg { width: 100%; height: auto }
-svg text { font: 11px system-ui, sans-serif; fill: #555 }
 table { border-collapse: collapse }
 th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left } .lists td { text-align: left } .liked { font-weight: 600 }
@@ -101,6 +97,8 @@ def _metric_table(valid: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _charts(history: Sequence[Mapping[str, Any]], best: int) -> str:
+    from psad_tf.evaluation.charts import line_chart
+
     epochs = [int(each["epoch"]) for each in history]
 
     def losses(*names: str) -> dict[str, list[float]]:
@@ -121,64 +119,6 @@ def _charts(history: Sequence[Mapping[str, Any]], best: int) -> str:
         ("Agreement of teacher and student (Kendall's tau)", {"tau": [e["agreement"] for e in history]}),
     ]
     return "".join(line_chart(title, epochs, series, best) for title, series in charts if series)
-
-
-def line_chart(
-    title: str, epochs: Sequence[int], series: Mapping[str, Sequence[float]], best: int | None = None
-) -> str:
-    """An SVG line chart: epochs across, one line a series, the kept epoch as a dashed line.
-
-    Args:
-        title: The caption.
-        epochs: [n].
-        series: Values [n] by name; one that is no finite number is left out of its line.
-        best: Epoch to mark.
-    """
-    values = [value for line in series.values() for value in line if math.isfinite(value)] or [0.0]
-    low, high = min(values), max(values)
-    margin = (high - low) * 0.08 or max(abs(high), 1.0) * 0.05
-    low, high = low - margin, high + margin
-    right = _WIDTH - 12
-
-    def x(epoch: float) -> float:
-        span = max(epochs[-1] - epochs[0], 1)
-        return _LEFT + (epoch - epochs[0]) / span * (right - _LEFT)
-
-    def y(value: float) -> float:
-        return _TOP + (high - value) / (high - low) * (_HEIGHT - _BOTTOM - _TOP)
-
-    drawn = []
-    for step in range(5):
-        value = low + (high - low) * step / 4
-        drawn.append(
-            f'<line x1="{_LEFT}" x2="{right}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#e4e4e4"/>'
-        )
-        drawn.append(f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
-    every = max(1, len(epochs) // 8)
-    for epoch in epochs[::every]:
-        drawn.append(f'<text x="{x(epoch):.1f}" y="{_HEIGHT - 16}" text-anchor="middle">{epoch}</text>')
-    if best is not None:
-        drawn.append(
-            f'<line x1="{x(best):.1f}" x2="{x(best):.1f}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" '
-            'stroke="#999" stroke-dasharray="4 3"/>'
-        )
-    place = float(_LEFT)
-    for (name, line), colour in zip(series.items(), _COLOURS, strict=False):
-        points = [(x(e), y(v)) for e, v in zip(epochs, line, strict=True) if math.isfinite(v)]
-        path = " ".join(f"{across:.1f},{down:.1f}" for across, down in points)
-        drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        drawn += [
-            f'<circle cx="{across:.1f}" cy="{down:.1f}" r="2.5" fill="{colour}"/>' for across, down in points
-        ]
-        label = name.replace("_", " ")
-        drawn.append(f'<rect x="{place:.0f}" y="{_HEIGHT - 9}" width="9" height="9" fill="{colour}"/>')
-        drawn.append(f'<text x="{place + 13:.0f}" y="{_HEIGHT - 1}">{html.escape(label)}</text>')
-        place += 24 + 6.4 * len(label)
-    return (
-        f"<figure><figcaption>{html.escape(title)}</figcaption>"
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT + 4}" role="img" aria-label="{html.escape(title)}">'
-        f"{''.join(drawn)}</svg></figure>"
-    )
 
 
 def _examples(

@@ -21,7 +21,8 @@ import pytest
 from psad_tf.cli.main import main
 from psad_tf.config import DataConfig
 from psad_tf.errors import InputError
-from psad_tf.evaluation.report import _COLOURS, line_chart, write_report
+from psad_tf.evaluation.charts import COLOURS, chart_id, line_chart
+from psad_tf.evaluation.report import write_report
 from psad_tf.training.trainer import train
 from tests import tiny
 
@@ -32,7 +33,7 @@ SLOTS = 8
 @pytest.fixture(scope="module")
 def run_dir(lists_dir, tmp_path_factory) -> pathlib.Path:
     """A real run of three epochs."""
-    config = tiny.config(slots=SLOTS, data=DataConfig(batch_size=32, list_sizes=(SLOTS,)), epochs=3)
+    config = tiny.smallest(slots=SLOTS, data=DataConfig(batch_size=32, list_sizes=(SLOTS,)), epochs=3)
     folder = tmp_path_factory.mktemp("report") / "run <1>"
     train(lists_dir, folder, dataclasses.replace(config, patience=0), verbose=False)
     return folder
@@ -48,7 +49,10 @@ def page(run_dir, lists_dir, raw_dir) -> pathlib.Path:
 def test_page_is_self_contained_and_every_chart_is_well_formed(page):
     text = page.read_text(encoding="utf-8")
     html.parser.HTMLParser().feed(text)
-    assert "<script" not in text and not re.search(r"(src|href)=|url\(|@import|http", text)
+    assert "<script" not in text and not re.search(r"src=|@import", text)
+    assert not re.search(r'href="(?!#)|url\((?!#)|http', re.sub(r'xmlns(:xlink)?="[^"]*"', "", text))
+    identifiers = re.findall(r' id="(.*?)"', text)
+    assert len(set(identifiers)) == len(identifiers)
     charts = re.findall(r"<figure>.*?</figure>", text, re.S)
     titles = [re.search("<figcaption>(.*?)</figcaption>", each).group(1) for each in charts]
     for title in ("Ranking losses", "Distillation weight", "Validation NDCG@10", "Agreement of teacher"):
@@ -68,21 +72,29 @@ def test_lists_before_and_after_hold_the_same_candidates(page):
         assert sorted(columns[0]) == sorted(columns[1]) == sorted(columns[2])
 
 
-def chart_of(values: dict[str, list[float]]) -> ElementTree.Element:
-    drawn = re.search(r"<svg.*</svg>", line_chart("t", [1, 2, 3], values), re.S).group()
-    return ElementTree.fromstring(drawn)
+def points_of(values: dict[str, list[float]]) -> dict[str, list[tuple[float, float]]]:
+    """Where the chart of three epochs draws each series."""
+    chart = ElementTree.fromstring(
+        re.search(r"<svg.*</svg>", line_chart("t", [1, 2, 3], values), re.S).group()
+    )
+    lines = {name: chart.find(f".//*[@id='{chart_id('t', name)}']/{{*}}path") for name in values}
+    return {
+        name: []
+        if line is None
+        else [(float(x), float(y)) for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", line.get("d"))]
+        for name, line in lines.items()
+    }
 
 
 def test_chart_draws_each_value_at_its_place():
-    chart = chart_of({"a": [0.0, 1.0, 0.0]})
-    points = [tuple(map(float, p.split(","))) for p in chart.find("polyline").get("points").split()]
+    points = points_of({"a": [0.0, 1.0, 0.0]})["a"]
     assert points[0][1] == points[2][1] > points[1][1]
     assert points[0][0] < points[1][0] < points[2][0]
 
 
 def test_chart_leaves_out_values_that_are_no_numbers():
-    chart = chart_of({"a": [0.0, math.nan, 1.0], "b": [math.nan] * 3})
-    assert [len(each.get("points").split()) for each in chart.findall("polyline")] == [2, 0]
+    points = points_of({"a": [0.0, math.nan, 1.0], "b": [math.nan] * 3})
+    assert {name: len(each) for name, each in points.items()} == {"a": 2, "b": 0}
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +122,7 @@ def browse(browser: str, page: pathlib.Path, profile: pathlib.Path, *options: st
 def test_a_browser_shows_the_page_without_errors(page, browser, tmp_path):
     dom, log = browse(browser, page, tmp_path / "profile", "--dump-dom")
     text = page.read_text(encoding="utf-8")
-    for element in ("<polyline", "<figure>", "<table", "<circle"):
+    for element in ("<path", "<figure>", "<table", "<use"):
         assert dom.count(element) == text.count(element) > 0, element
     assert "CONSOLE" not in log
 
@@ -123,7 +135,7 @@ def test_the_lines_and_tables_are_seen_on_the_screen(page, browser, tmp_path):
     browse(browser, page, tmp_path / "profile", *options)
     pixels = (image.imread(picture)[..., :3] * 255).round().astype(int)
     assert pixels.shape == (2600, 1200, 3)
-    for colour in _COLOURS[:3]:
+    for colour in COLOURS[:3]:
         wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
         assert (abs(pixels - wanted).max(-1) <= 2).sum() > 200, colour
     dark = (pixels.max(-1) < 110).any(1)  # rows with text, from the heading to the configuration
