@@ -58,22 +58,26 @@ def replaced_directory(path: str | os.PathLike[str]) -> Iterator[str]:
         InputError: The folder cannot be made, or the disk is full.
     """
     target = os.path.abspath(os.fspath(path))
-    unique = uuid.uuid4().hex[:8]
-    temporary = f"{target}.tmp-{unique}"
+    temporary = f"{target}.tmp-{uuid.uuid4().hex[:8]}"
     with _explained(os.fspath(path)):
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.mkdir(temporary)
         try:
             yield temporary
-            if os.path.lexists(target):
-                old = f"{target}.old-{unique}"
-                os.rename(target, old)
-                os.rename(temporary, target)
-                shutil.rmtree(old)
-            else:
-                os.rename(temporary, target)
+            put_in_place(temporary, target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(folder: str, path: str) -> None:
+    """Renames a whole folder to `path`; an older one there is removed once the new one has its name."""
+    if not os.path.lexists(path):
+        os.rename(folder, path)
+        return
+    old = f"{path}.old-{uuid.uuid4().hex[:8]}"
+    os.rename(path, old)
+    os.rename(folder, path)
+    shutil.rmtree(old)
 
 
 @contextlib.contextmanager

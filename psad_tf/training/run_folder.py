@@ -118,17 +118,6 @@ def _check_same_run(
         )
 
 
-def finish_run(work_dir: str, run_dir: str) -> None:
-    """Renames a whole run to its name, in place of an older one."""
-    if os.path.exists(run_dir):
-        old = f"{work_dir}.old"
-        os.rename(run_dir, old)
-        os.rename(work_dir, run_dir)
-        shutil.rmtree(old)
-    else:
-        os.rename(work_dir, run_dir)
-
-
 def load_parts(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, TrainConfig]:
     """Encoder and configuration of a run.
 

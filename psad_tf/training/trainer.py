@@ -19,7 +19,7 @@ from psad_tf.data.list_folder import check_lists, explain, list_files, load_enco
 from psad_tf.errors import InputError
 from psad_tf.evaluation.evaluate import SELECTION_METRIC, Evaluator, worse_than_initial
 from psad_tf.features import FeatureDeclaration, load_json
-from psad_tf.files import write_json
+from psad_tf.files import put_in_place, write_json
 from psad_tf.models.psad import PSAD
 from psad_tf.training.callbacks import (
     ExactResume,
@@ -32,7 +32,7 @@ from psad_tf.training.callbacks import (
 from psad_tf.training.devices import check_placement
 from psad_tf.training.distribution import WorkerLostError, check_same_start, is_chief, make_strategy
 from psad_tf.training.optimizer import make_optimizer
-from psad_tf.training.run_folder import check_run, finish_run, start_run
+from psad_tf.training.run_folder import check_run, start_run
 
 
 class TrainingDiverged(InputError):
@@ -152,7 +152,7 @@ def train(
             os.path.join(partial, "metrics.json"),
             {"best_epoch": best, "epochs": len(history), "valid": metrics},
         )
-        finish_run(partial, run_dir)
+        put_in_place(partial, run_dir)
     return TrainResult(run_dir, best, metrics, len(history))
 
 
