@@ -34,7 +34,7 @@ demo: setup
 test: setup-dev lint types unit
 
 test-fast: setup-dev lint types
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not process and not tfx and not root"
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not process and not tfx and not root"
 
 setup: .venv/runtime.lock
 
@@ -87,7 +87,7 @@ docs: setup-dev links
 
 unit: setup-dev
 	@command -v java >/dev/null 2>&1 || echo "Java is not installed: the tests on a Flink cluster are left out"
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Each prints a table and writes benchmarks/results/<name>.json and a picture.
 bench-quality bench-ablation bench-latency bench-beam bench-serving bench-train: bench-%: setup-dev

@@ -1,13 +1,51 @@
-"""Generated data that many tests share: one small world, preprocessed once a process."""
+"""Generated data that many tests share, made once a run, and the order in which files of tests run."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
+from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests of TFX, and puts files that take long first, so that none is left to one core."""
+    weight: dict[pathlib.Path, float] = {}
+    for item in items:
+        if "tfx_pipeline" in item.path.parts:
+            item.add_marker("tfx")
+        limit = item.get_closest_marker("timeout")
+        seconds = (limit.args[0] if limit else 0) + (item.get_closest_marker("slow") is not None)
+        weight[item.path] = max(weight.get(item.path, 0), seconds)
+    items.sort(key=lambda item: -weight[item.path])
+
+
+def shared_folder(
+    factory: pytest.TempPathFactory, name: str, make: Callable[[pathlib.Path], object]
+) -> pathlib.Path:
+    """A folder that the first process to want it makes for all processes of the run; nobody writes to it.
+
+    Args:
+        factory: pytest's.
+        name: Of the folder, one a kind of content.
+        make: Writes the folder given, which does not exist yet.
+    """
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all workers
+    folder = base / "shared" / name
+    folder.parent.mkdir(exist_ok=True)
+    with open(folder.with_name(f"{name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            partial = folder.with_name(f"{name}.partial")
+            make(partial)
+            partial.rename(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -15,17 +53,17 @@ def raw_dir(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A raw data folder of 240 simulated lists of 8 candidates."""
     from psad_tf.datasets.simulator import SimulatorConfig, simulate
 
-    folder = tmp_path_factory.mktemp("generated") / "raw"
-    simulate(str(folder), SimulatorConfig(lists=240, candidates=8, items=60, seed=7), 1)
-    return folder
+    config = SimulatorConfig(lists=240, candidates=8, items=60, seed=7)
+    return shared_folder(tmp_path_factory, "raw", lambda folder: simulate(str(folder), config, 1))
 
 
 @pytest.fixture(scope="session")
-def lists_dir(raw_dir: pathlib.Path) -> pathlib.Path:
+def lists_dir(raw_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The same world's training lists."""
     from psad_tf.beam.pipeline import preprocess
     from psad_tf.features import load_declaration
 
-    folder = raw_dir.parent / "lists"
-    preprocess(str(raw_dir), str(folder), load_declaration(raw_dir / "features.json"))
-    return folder
+    declaration = load_declaration(raw_dir / "features.json")
+    return shared_folder(
+        tmp_path_factory, "lists", lambda folder: preprocess(str(raw_dir), str(folder), declaration)
+    )

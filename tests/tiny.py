@@ -60,6 +60,18 @@ def config(
     return dataclasses.replace(settings, **changes)
 
 
+def smallest(slots: int = 6, dropout: float = 0.0, **changes: object) -> TrainConfig:
+    """One block, no policy, no optional part: the least to trace, where the parts are not what is shown."""
+    settings = config(slots, block_size=slots, dropout=dropout)
+    model = dataclasses.replace(
+        settings.model,
+        teacher=dataclasses.replace(settings.model.teacher, pair_term=False),
+        student=StudentConfig(hidden_dims=(8,), context_heads=2, context_dim=3, rounds=1),
+        user_profile=UserProfileConfig(position_bases=3, short_term_length=2),
+    )
+    return dataclasses.replace(settings, **{"model": model, "loss": LossConfig(), **changes})
+
+
 def model(settings: TrainConfig | None = None, seed: int = 3) -> PSAD:
     """A built model; its weights are larger than fresh ones, so that nothing is near zero."""
     tf.keras.utils.set_random_seed(seed)

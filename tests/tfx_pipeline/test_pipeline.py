@@ -26,7 +26,7 @@ from psad_tf.tfx_pipeline.served import check_served
 from psad_tf.tfx_pipeline.settings import PipelineSettings
 from tests import tiny
 
-pytestmark = pytest.mark.timeout(1200)  # the fixture of the first test runs the pipeline five times
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a fixture runs the pipeline five times
 
 WORLD = SimulatorConfig(lists=320, candidates=6, items=40, seed=7)
 SPARED = ("ListExampleGen", "StatisticsGen", "ExampleValidator", "AnomalyGate", "Trainer", "InfraCheck")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import os
@@ -18,15 +17,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from psad_tf.cli import train as command
-from psad_tf.cli.main import main
 from psad_tf.config import DataConfig, TrainConfig
-from psad_tf.errors import InputError
-from psad_tf.training.distribution import make_strategy
 from tests import tiny
 
 SETTINGS = dataclasses.replace(
-    tiny.config(slots=8, dropout=0.1),
+    tiny.smallest(slots=8, dropout=0.1),
     data=DataConfig(batch_size=16, list_sizes=(8,)),
     epochs=2,
     checkpoint_steps=3,
@@ -34,7 +29,8 @@ SETTINGS = dataclasses.replace(
 STEPS = 24  # 192 training lists, 12 batches, 2 epochs
 TRAIN = ("psad_tf.cli", "train")
 
-pytestmark = pytest.mark.timeout(900)  # a dozen processes that each start TensorFlow
+# A dozen processes that each start TensorFlow.
+pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.timeout(900)]
 
 
 def start(
@@ -140,30 +136,3 @@ def test_a_worker_that_is_killed_and_started_again_goes_on_with_the_other_to_the
     again = start_worker(lists_dir, run, lost, "--resume")
     assert (workers[1 - lost].wait(280), again.wait(280)) == (0, 0)
     assert_equal_bit_for_bit(two_workers, run)
-
-
-def test_a_cluster_that_is_not_named_is_one_clear_error(monkeypatch):
-    monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(InputError, match="TF_CONFIG"):
-        make_strategy("multi_worker", jit_compile=False, batch_size=8)
-
-
-def test_xla_with_exchange_of_gradients_on_cpus_is_refused():
-    with pytest.raises(InputError, match="jit_compile"):
-        make_strategy("mirrored", jit_compile=True, batch_size=8)
-
-
-def test_a_restart_resumes_with_the_same_options_and_one_restart_less():
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    given = ["--lists_dir", "l", "--output_dir", "a run", "--seed", "0", "--device", "cpu", "--overwrite"]
-    line = command.restart_command(parser.parse_args([*given, "--restarts", "3"]))
-    assert line[:4] == [sys.executable, "-m", "psad_tf.cli", "train"]
-    again = parser.parse_args(line[4:])
-    assert (again.lists_dir, again.output_dir, again.seed, again.device) == ("l", "a run", 0, "cpu")
-    assert again.resume and not again.overwrite and again.restarts == 2 and again.epochs is None
-
-
-def test_restarts_below_zero_are_refused(capsys):
-    assert main(["train", "--lists_dir", "l", "--output_dir", "r", "--restarts", "-1"]) == 2
-    assert "--restarts: must be 0 or more" in capsys.readouterr().err
