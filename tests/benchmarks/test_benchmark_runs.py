@@ -30,6 +30,7 @@ def runner(lists_dir, tmp_path_factory) -> Runner:
     return Runner(str(lists_dir), ResultStore(str(work / "results.jsonl")), str(work), list_size=8)
 
 
+@pytest.mark.slow
 def test_records_of_every_kind_have_the_same_test_lists_and_a_whole_run_is_not_trained_again(runner):
     baseline = runner.neural("pointwise", small(baseline_base(8)))
     trees = runner.lambdamart(LambdaMARTConfig(num_iterations=5, min_data_in_leaf=5))
@@ -46,6 +47,7 @@ def test_records_of_every_kind_have_the_same_test_lists_and_a_whole_run_is_not_t
     assert os.stat(psad["run_dir"]).st_mtime_ns == trained
 
 
+@pytest.mark.slow
 def test_a_search_does_not_look_at_the_test_lists(runner):
     record = runner.neural(
         "pointwise", SEARCH[0].config(small(baseline_base(8)), runner.training_lists), test=False

@@ -107,6 +107,7 @@ def test_ranking_one_list_makes_every_variable_that_training_uses(block_size):
     assert len(model.trainable_variables) == before
 
 
+@pytest.mark.slow
 def test_the_value_loss_recovers_a_planted_substitute():
     """Two items, each liked with probability 0.6 alone and 0.2 after the other; slot 1 is seen by half."""
     rng = np.random.default_rng(0)
@@ -178,6 +179,7 @@ def test_the_order_of_equals_changes_no_loss_of_a_one_shot_teacher():
             assert float(other[name]) == pytest.approx(float(value), rel=1e-5), name
 
 
+@pytest.mark.slow
 def test_xla_and_plain_steps_agree():
     settings = tiny.config(dropout=0.2)
     plain, jitted = compiled(settings), compiled(settings, jit=True)
@@ -187,6 +189,7 @@ def test_xla_and_plain_steps_agree():
         np.testing.assert_allclose(a, b, atol=1e-3, err_msg=a.name)
 
 
+@pytest.mark.slow
 def test_a_declaration_without_dense_features_or_profile_trains_under_xla():
     bare = dataclasses.replace(
         tiny.DECLARATION,
@@ -215,6 +218,7 @@ def test_same_seed_gives_the_same_weights_bit_for_bit():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_restoring_a_checkpoint_continues_bit_for_bit(tmp_path):
     settings = tiny.config(dropout=0.2)
     straight = compiled(settings)
@@ -228,6 +232,7 @@ def test_restoring_a_checkpoint_continues_bit_for_bit(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_mixed_precision_steps_are_finite_and_keep_float32_weights(precision):
     tf.keras.mixed_precision.set_global_policy(f"mixed_{precision}")
@@ -292,6 +297,7 @@ def test_a_tutor_of_another_architecture_is_refused():
         PSAD(tiny.DECLARATION, tiny.SIZES, wide, tiny.model(seed=5))
 
 
+@pytest.mark.slow
 def test_a_steps_gradients_are_the_same_bits_however_often_they_are_computed():
     """Threads may end in any order; sums may not depend on it."""
     model, batch = compiled(tiny.config(slots=8, dropout=0.1)), tiny.batch(16, 8)
