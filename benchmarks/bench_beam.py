@@ -9,12 +9,16 @@ worker: the process itself, where it is the only one; on Flink a Python worker. 
 enter a GroupByKey (on Flink, all that tasks send), temporary those that sorting writes to disk, both over the
 size of the raw logs. Growth is against the row above: how many times the lists, the CPU time and the peak
 memory.
+
+A finished measurement is kept in `results.jsonl` of `--work_dir`: a benchmark that is started again measures
+what is missing, and all of it when the code of the Beam job or of `psad_tf/data` has changed.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import glob
 import json
 import os
@@ -28,7 +32,15 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from benchmarks.common import RESULTS_DIR, WORK_DIR, markdown_table, one_line_errors, read_json
+from benchmarks.common import (
+    RESULTS_DIR,
+    WORK_DIR,
+    ResultStore,
+    code_fingerprint,
+    markdown_table,
+    one_line_errors,
+    read_json,
+)
 from psad_tf.errors import InputError
 from psad_tf.features import load_declaration
 from psad_tf.files import write_json
@@ -58,16 +70,23 @@ def main() -> None:
             return
         path = os.path.join(arguments.results_dir, "beam.json")
         results = read_json(path, {})
+        store = ResultStore(os.path.join(arguments.work_dir, "results.jsonl"))
+        code = [
+            code_fingerprint(["*.py", "transforms/*.py"], "psad_tf.beam"),
+            code_fingerprint(["data/*.py"]),
+        ]
         for lists in sorted(arguments.lists):
-            raw = simulated_logs(arguments.work_dir, lists)
             for engine in arguments.engines:
-                found = measured_alone(engine, raw, os.path.join(arguments.work_dir, "output"))
+                measured = functools.partial(measured_alone, engine, lists, arguments.work_dir)
+                found = store.result({"engine": engine, "lists": lists, "code": code}, measured)
                 results.setdefault(engine, {})[str(lists)] = found
                 print(f"{lists:>9,} lists  {engine}: {found['lists_per_second']:,.0f} lists/s", flush=True)
                 write_json(path, results)
         if PLAIN in arguments.engines and BEAM in arguments.engines:
             fewest = min(arguments.lists)
-            check_equal(simulated_logs(arguments.work_dir, fewest), arguments.work_dir)
+            raw = simulated_logs(arguments.work_dir, fewest)
+            compared = functools.partial(check_equal, raw, arguments.work_dir)
+            store.result({"equal": fewest, "code": code}, compared)
             print(f"The plain writer and the Beam job write equal lists ({fewest:,} compared)")
         print(table(results))
         picture = os.path.join(arguments.results_dir, "beam.png")
@@ -85,8 +104,9 @@ def simulated_logs(work_dir: str, lists: int) -> str:
     return folder
 
 
-def measured_alone(engine: str, raw: str, output: str) -> dict[str, Any]:
-    """The measurement of one engine, in a new process."""
+def measured_alone(engine: str, lists: int, work_dir: str) -> dict[str, Any]:
+    """The measurement of one engine on so many lists, in a new process."""
+    raw, output = simulated_logs(work_dir, lists), os.path.join(work_dir, "output")
     shutil.rmtree(output, ignore_errors=True)
     command = [sys.executable, "-m", "benchmarks.bench_beam", "--measure", engine, raw, output]
     done = subprocess.run(command, capture_output=True, text=True)

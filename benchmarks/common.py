@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import glob
 import hashlib
+import importlib
 import json
 import os
 import sys
@@ -88,17 +89,16 @@ def fingerprint(data: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def code_fingerprint(patterns: Sequence[str]) -> str:
+def code_fingerprint(patterns: Sequence[str], package: str = "psad_tf") -> str:
     """Tells the code of some modules from any that computes something else.
 
     Comments, docstrings and layout do not count: the hash is of the syntax trees without docstrings.
 
     Args:
-        patterns: Globs of files in the installed package `psad_tf`.
+        patterns: Globs of files in the installed package.
+        package: The package.
     """
-    import psad_tf
-
-    root = os.path.dirname(os.path.abspath(psad_tf.__file__))
+    root = os.path.dirname(os.path.abspath(str(importlib.import_module(package).__file__)))
     paths = sorted(
         {path for pattern in patterns for path in glob.glob(os.path.join(glob.escape(root), pattern))}
     )

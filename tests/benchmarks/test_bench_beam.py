@@ -45,6 +45,28 @@ def test_every_engine_is_measured_and_both_writers_write_equal_lists(tmp_path: A
     assert 0 < found["shuffled_share"] < 2
 
 
+def test_a_finished_measurement_is_not_made_again(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+
+    def measured(engine: str, lists: int, work_dir: str) -> dict[str, Any]:
+        made.append((engine, lists))
+        if len(made) == 3:
+            raise KeyboardInterrupt
+        return _found(lists, 4.0, 500)
+
+    monkeypatch.setattr(bench_beam, "measured_alone", measured)
+    command = ["bench_beam", "--lists", "20", "30", "--engines", bench_beam.BEAM, bench_beam.FLINK]
+    monkeypatch.setattr("sys.argv", [*command, "--work_dir", str(tmp_path), "--results_dir", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        bench_beam.main()
+    bench_beam.main()
+    several = [(engine, lists) for lists in (20, 30) for engine in (bench_beam.BEAM, bench_beam.FLINK)]
+    assert made == [*several[:3], *several[2:]]
+    monkeypatch.setattr(bench_beam, "code_fingerprint", lambda *_: "of other code")
+    bench_beam.main()
+    assert made[5:] == several
+
+
 def test_writers_that_differ_are_not_compared(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from psad_tf.datasets.simulator import simulate
 
