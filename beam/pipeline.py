@@ -34,7 +34,7 @@ from psad_tf.beam.manifest import MANIFEST, SCHEMA, STATISTICS, Reports, finish,
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.output_file import PARTS, create
 from psad_tf.beam.progress import shown_progress
-from psad_tf.beam.runners import cause, is_local, make_runner, parse_beam_options, quiet_engine
+from psad_tf.beam.runners import cause, is_local, make_runner, one_error, parse_beam_options
 from psad_tf.beam.sources import FileRange, RawInputs, find_ranges
 from psad_tf.beam.transforms.items import SHIPPED, JoinItems
 from psad_tf.beam.transforms.lists import TRAINING, WriteLists
@@ -187,7 +187,7 @@ def _run(
     pipeline = beam.Pipeline(runner=make_runner(pipeline_options), options=pipeline_options)
     pipeline | "Make lists" >> MakeLists(ranges, folder, declaration, options)
     try:
-        with quiet_engine():
+        with one_error():
             result = pipeline.run()
             result.wait_until_finish()
     except Exception as error:

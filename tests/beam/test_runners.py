@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from psad_tf.beam.options import PreprocessOptions
@@ -55,6 +56,11 @@ def _psad(*arguments, **options):
     )  # fmt: skip
 
 
+def _said(errors):
+    """The lines on stderr but those that tell how far a job is."""
+    return [line for line in errors.splitlines() if not line.startswith("preprocess: ")]
+
+
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
     """Logs of which one file ends too soon."""
@@ -71,13 +77,15 @@ def test_worker_processes_make_the_same_bytes_though_pythons_path_has_a_space(
 ):
     python = tmp_path / "a folder" / "python"
     python.parent.mkdir()
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    started = tmp_path / "started"
+    python.write_text(f'#!/bin/sh\necho >> {started}\nexec {shlex.quote(sys.executable)} "$@"\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     flags = ["--direct_running_mode=multi_processing", "--direct_num_workers=2"]
     manifest = preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS, pipeline_options=flags)
     _equal(tmp_path / "lists", manifest, expected)
-    assert capfd.readouterr().err.count("sdk harness starting") == 2
+    assert len(started.read_text().splitlines()) == 2
+    assert _said(capfd.readouterr().err) == []
     with pytest.raises(InputError, match=r"impressions\.jsonl\.gz: the file is cut short or damaged"):
         preprocess(damaged, tmp_path / "none", DECLARATION, options=OPTIONS, pipeline_options=flags)
     assert not (tmp_path / "none").exists()
@@ -110,20 +118,50 @@ def test_a_run_killed_half_way_leaves_nothing_that_looks_whole_and_the_next_one_
     assert "1 duplicate_request" in output
 
 
+@pytest.mark.slow
+@pytest.mark.process
+def test_a_worker_process_that_is_killed_ends_the_job_with_one_line_and_no_output(raw, tmp_path):
+    # A worker that reads the pipe waits there for its writer.
+    pipe = tmp_path / "zz.jsonl.bz2"
+    os.mkfifo(pipe)
+    inputs = ["--input_dir", raw, "--interactions", raw / "interactions.jsonl", pipe]
+    flags = ["--", "--direct_running_mode=multi_processing", "--direct_num_workers=2"]
+    job = _psad(*inputs, "--output_dir", tmp_path / "lists", *FLAGS, *flags)
+    with open(pipe, "wb"):  # returns when a worker has opened it for reading
+        (worker,) = [each for each in psutil.Process(job.pid).children() if _reads(each, pipe)]
+        worker.kill()
+        _, errors = job.communicate(timeout=120)
+    (line,) = _said(errors)
+    assert line.startswith("psad: a worker process of Beam ended before its work was done, with exit code -9")
+    assert job.returncode == 2
+    assert [path.name for path in tmp_path.iterdir()] == [pipe.name]
+
+
+def _reads(process, path):
+    files = Path(f"/proc/{process.pid}/fd")
+    return any(os.path.realpath(each) == str(path) for each in files.iterdir())
+
+
+def test_the_command_prints_nothing_of_beams_own(raw, tmp_path):
+    job = _psad("--input_dir", raw, "--output_dir", tmp_path / "lists", *FLAGS)
+    _, errors = job.communicate()
+    assert job.returncode == 0
+    assert _said(errors) == []
+
+
 def test_the_command_says_a_mistake_in_one_line(raw, tmp_path, capfd):
     features = tmp_path / "features.json"
     features.write_text((raw / "features.json").read_text().replace('"price"', '"prize"'))
     command = ["preprocess", "--input_dir", raw, "--features", features, "--output_dir", tmp_path / "lists"]
     assert main(list(map(str, [*command, "--max_dropped=1", *FLAGS]))) == 2
-    errors = capfd.readouterr().err
-    assert errors.startswith("psad: feature 'prize' is declared but occurs in no record")
-    assert errors.count("\n") == 1
+    (line,) = _said(capfd.readouterr().err)
+    assert line.startswith("psad: feature 'prize' is declared but occurs in no record")
     assert not (tmp_path / "lists").exists()
 
 
 def test_the_command_says_a_workers_trouble_with_a_file_in_one_line_too(damaged, tmp_path, capfd):
     assert main(["preprocess", "--input_dir", str(damaged), "--output_dir", str(tmp_path / "lists")]) == 2
-    (line,) = capfd.readouterr().err.splitlines()
+    (line,) = _said(capfd.readouterr().err)
     assert line.startswith(f"psad: {damaged}/impressions.jsonl.gz: the file is cut short or damaged (")
     assert not list(tmp_path.iterdir())
 
