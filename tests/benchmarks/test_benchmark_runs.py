@@ -18,7 +18,7 @@ from tests import tiny
 
 
 def small(config: TrainConfig) -> TrainConfig:
-    teacher = TeacherConfig(slots=8, block_size=2, num_heads=2, feed_forward_dim=16)
+    teacher = TeacherConfig(slots=8, block_size=8, num_heads=2, feed_forward_dim=16)
     model = ModelConfig(embedding_dim=8, embedding=EmbeddingConfig(), teacher=teacher)
     data = DataConfig(batch_size=32, list_sizes=(8,))
     return dataclasses.replace(config, model=model, data=data, epochs=1, jit_compile=False)

@@ -21,11 +21,10 @@ from tests import own_logs, tiny
 pytestmark = pytest.mark.slow
 
 
-def through_every_step(raw: pathlib.Path, root: pathlib.Path, slots: int = 3) -> None:
+def through_every_step(raw: pathlib.Path, root: pathlib.Path, data: DataConfig) -> None:
     lists, run = root / "lists", root / "run"
     preprocess(str(raw), str(lists), load_declaration(raw / "features.json"))
-    config = tiny.config(slots=slots, data=DataConfig(batch_size=8), epochs=1)
-    train(lists, run, config, verbose=False)
+    train(lists, run, tiny.smallest(slots=3, data=data, epochs=1), verbose=False)
     for split in ("valid", "test"):
         metrics = evaluate_run(run, lists, split).means()
         assert all(np.isfinite(value) for value in metrics["student"].values()), split
@@ -42,7 +41,8 @@ def through_every_step(raw: pathlib.Path, root: pathlib.Path, slots: int = 3) ->
 def test_a_declaration_without_some_part_trains_evaluates_and_exports(tmp_path, context, dense, histories):
     declared = own_logs.declaration(context, dense)
     lengths = [3 + index % 3 for index in range(50)]
-    through_every_step(own_logs.write(tmp_path / "raw", lengths, declared, histories), tmp_path)
+    raw = own_logs.write(tmp_path / "raw", lengths, declared, histories)
+    through_every_step(raw, tmp_path, DataConfig(batch_size=8))
 
 
 def test_the_open_bandit_sample_goes_through_every_step(tmp_path):
@@ -51,4 +51,4 @@ def test_the_open_bandit_sample_goes_through_every_step(tmp_path):
     assert main([*built, "--gap_seconds", "36000"]) == 0
     with open(raw / "impressions.jsonl", encoding="utf-8") as file:
         assert len([json.loads(line) for line in file]) > 100
-    through_every_step(raw, tmp_path)
+    through_every_step(raw, tmp_path, DataConfig(batch_size=128, list_sizes=(20,)))

@@ -22,7 +22,7 @@ from tests import tiny
 def world(tmp_path_factory) -> pathlib.Path:
     """A folder in which every step has run: raw, lists, run, serving/psad/1."""
     folder = tmp_path_factory.mktemp("world of lists")  # a path with spaces
-    settings = tiny.config(slots=8).to_dict()
+    settings = tiny.smallest(slots=8).to_dict()
     settings["data"] = {"batch_size": 32, "list_sizes": [8]}
     settings["epochs"] = 1
     (folder / "config.json").write_text(json.dumps(settings))

@@ -6,13 +6,15 @@ import pathlib
 
 import pytest
 
+from tests.conftest import shared_folder
+
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A run folder with random weights."""
     from tests.export.tiny_run import make_run
 
-    return make_run(tmp_path_factory.mktemp("export") / "run")
+    return shared_folder(tmp_path_factory, "untrained-run", make_run)
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +22,7 @@ def tiny_lists(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A list folder with a test split."""
     from tests.export.tiny_run import make_lists
 
-    return make_lists(tmp_path_factory.mktemp("lists") / "lists")
+    return shared_folder(tmp_path_factory, "untrained-lists", make_lists)
 
 
 @pytest.fixture(scope="session")
@@ -30,5 +32,7 @@ def exported(
     """Version 1 of the run, exported plainly."""
     from psad_tf.export.saved_model import export_saved_model
 
-    base = tmp_path_factory.mktemp("models")
-    return pathlib.Path(export_saved_model(tiny_run, base, lists_dir=tiny_lists))
+    def export(folder: pathlib.Path) -> None:
+        export_saved_model(tiny_run, folder, lists_dir=tiny_lists)
+
+    return shared_folder(tmp_path_factory, "exported", export) / "psad" / "1"

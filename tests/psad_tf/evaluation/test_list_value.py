@@ -34,7 +34,7 @@ def runs(lists_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> d
     folder = tmp_path_factory.mktemp("runs")
     for name, users, seed in (("run", "odd", 1), ("evaluator", "even", 2)):
         data = DataConfig(batch_size=16, list_sizes=(8,), users=users)
-        config = tiny.config(slots=4, epochs=1, seed=seed, data=data)
+        config = tiny.smallest(slots=4, epochs=1, seed=seed, data=data)
         train(lists_dir, folder / name, config, verbose=False)
     return {name: folder / name for name in ("run", "evaluator")}
 

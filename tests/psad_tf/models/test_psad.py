@@ -181,7 +181,7 @@ def test_the_order_of_equals_changes_no_loss_of_a_one_shot_teacher():
 
 @pytest.mark.slow
 def test_xla_and_plain_steps_agree():
-    settings = tiny.config(dropout=0.2)
+    settings = tiny.config(slots=4, dropout=0.2)
     plain, jitted = compiled(settings), compiled(settings, jit=True)
     for a, b in zip(steps(plain, 3), steps(jitted, 3), strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
@@ -198,7 +198,7 @@ def test_a_declaration_without_dense_features_or_profile_trains_under_xla():
         history=dataclasses.replace(tiny.DECLARATION.history, dense=()),
         candidate_dense=(),
     )
-    settings = tiny.config()
+    settings = tiny.smallest()
     batch = tiny.batch(8, 6)
     for key in ("context_dense", "history_dense", "candidate_dense"):
         batch[key] = batch[key][..., :0]
@@ -210,7 +210,7 @@ def test_a_declaration_without_dense_features_or_profile_trains_under_xla():
 
 
 def test_same_seed_gives_the_same_weights_bit_for_bit():
-    settings = tiny.config(dropout=0.2)
+    settings = tiny.config(slots=4, dropout=0.2)
     one, two = compiled(settings), compiled(settings)
     steps(one, 3)
     steps(two, 3)
@@ -220,7 +220,7 @@ def test_same_seed_gives_the_same_weights_bit_for_bit():
 
 @pytest.mark.slow
 def test_restoring_a_checkpoint_continues_bit_for_bit(tmp_path):
-    settings = tiny.config(dropout=0.2)
+    settings = tiny.config(slots=4, dropout=0.2)
     straight = compiled(settings)
     steps(straight, 2)
     path = tf.train.Checkpoint(model=straight, optimizer=straight.optimizer).save(str(tmp_path / "ckpt"))
@@ -237,7 +237,7 @@ def test_restoring_a_checkpoint_continues_bit_for_bit(tmp_path):
 def test_mixed_precision_steps_are_finite_and_keep_float32_weights(precision):
     tf.keras.mixed_precision.set_global_policy(f"mixed_{precision}")
     try:
-        model = compiled(tiny.config(mixed_precision=precision))
+        model = compiled(tiny.config(slots=4, mixed_precision=precision))
         logs = steps(model, 3)
     finally:
         tf.keras.mixed_precision.set_global_policy("float32")
@@ -249,12 +249,12 @@ def test_mixed_precision_steps_are_finite_and_keep_float32_weights(precision):
 
 
 def test_the_distillation_weight_ramps_up_from_above_zero():
-    model = compiled(tiny.config(distillation=DistillationConfig(weight=2.0, ramp_steps=3)))
+    model = compiled(tiny.smallest(distillation=DistillationConfig(weight=2.0, ramp_steps=3)))
     assert [each["distillation_weight"] for each in steps(model, 5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
 
 
 def test_training_lowers_the_loss():
-    model = compiled(tiny.config(optimizer=OptimizerConfig(learning_rate=0.01, warmup_steps=0)))
+    model = compiled(tiny.config(slots=4, optimizer=OptimizerConfig(learning_rate=0.01, warmup_steps=0)))
     train = model.make_train_function()
     data = tf.data.Dataset.from_tensors(tiny.batch(16, 6))
     logs = [{k: float(v) for k, v in train(iter(data)).items()} for _ in range(40)]
@@ -300,7 +300,7 @@ def test_a_tutor_of_another_architecture_is_refused():
 @pytest.mark.slow
 def test_a_steps_gradients_are_the_same_bits_however_often_they_are_computed():
     """Threads may end in any order; sums may not depend on it."""
-    model, batch = compiled(tiny.config(slots=8, dropout=0.1)), tiny.batch(16, 8)
+    model, batch = compiled(tiny.config(slots=4, dropout=0.1)), tiny.batch(16, 8)
 
     @tf.function
     def gradients() -> list[tf.Tensor]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import os
@@ -13,7 +15,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import input_pb2
 
-from psad_tf.config import DataConfig, DistillationConfig, LossConfig, OptimizerConfig, TrainConfig
+from psad_tf.config import DataConfig, DistillationConfig, OptimizerConfig, TrainConfig
 from psad_tf.data.list_folder import load_encoder
 from psad_tf.errors import InputError
 from psad_tf.evaluation.evaluate import evaluate_run, worse_than_initial
@@ -25,12 +27,10 @@ from tests import tiny
 
 
 def settings(**changes: object) -> TrainConfig:
-    config = tiny.config(
+    config = tiny.smallest(
         slots=8,
-        block_size=8,  # one block and no policy: a small graph
         dropout=0.1,
         data=DataConfig(batch_size=32, list_sizes=(8,)),
-        loss=LossConfig(),
         epochs=2,
         checkpoint_steps=2,
     )
@@ -38,10 +38,16 @@ def settings(**changes: object) -> TrainConfig:
 
 
 @pytest.fixture(scope="module")
-def finished(lists_dir, tmp_path_factory) -> str:
+def finished_and_said(lists_dir, tmp_path_factory) -> tuple[str, str]:
     folder = str(tmp_path_factory.mktemp("runs") / "straight")
-    training.train(lists_dir, folder, settings(), verbose=False)
-    return folder
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        training.train(lists_dir, folder, settings())
+    return folder, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(finished_and_said) -> str:
+    return finished_and_said[0]
 
 
 def weights(run_dir: str) -> dict[str, np.ndarray]:
@@ -57,23 +63,24 @@ class Killed(BaseException):
     """Stands for a signal: nothing in the library catches it."""
 
 
-@pytest.mark.parametrize("at_step", [1, 3])
-def test_a_stopped_run_resumes_to_the_same_weights_bit_for_bit(
-    lists_dir, finished, tmp_path, monkeypatch, at_step
+@pytest.mark.slow
+def test_a_run_stopped_before_and_after_a_checkpoint_resumes_to_the_same_weights_bit_for_bit(
+    lists_dir, finished, tmp_path, monkeypatch
 ):
-    folder = str(tmp_path / "run")
+    folder, kills = str(tmp_path / "run"), [1, 3]
     end = ExactResume.on_train_batch_end
 
     def stop(self, batch, logs=None):
         end(self, batch, logs)
-        if int(self.model.step.numpy()) == at_step:
+        if kills and int(self.model.step.numpy()) == kills[0]:
+            kills.pop(0)
             raise Killed
 
-    with monkeypatch.context() as patched:
-        patched.setattr(ExactResume, "on_train_batch_end", stop)
+    monkeypatch.setattr(ExactResume, "on_train_batch_end", stop)
+    for resume in (False, True):
         with pytest.raises(Killed):
-            training.train(lists_dir, folder, settings(), verbose=False)
-    assert not os.path.exists(folder)
+            training.train(lists_dir, folder, settings(), resume=resume, verbose=False)
+        assert not os.path.exists(folder)
     training.train(lists_dir, folder, settings(), resume=True, verbose=False)
     straight, resumed = weights(finished), weights(folder)
     assert straight.keys() == resumed.keys()
@@ -133,6 +140,7 @@ def test_divergence_stops_with_step_terms_and_batch(lists_dir, tmp_path):
         assert batch["labels"].shape == (32, 8)
 
 
+@pytest.mark.slow
 def test_a_gradient_that_is_no_number_stops_the_step_that_made_it_though_its_loss_is_sound(
     lists_dir, tmp_path, monkeypatch
 ):
@@ -219,6 +227,7 @@ def test_evaluation_has_every_model_and_a_value_for_every_list(lists_dir, finish
     assert all(0.0 <= value <= 1.0 for each in evaluation.means().values() for value in each.values())
 
 
+@pytest.mark.slow
 def test_offline_distillation_trains_a_tutor_first(lists_dir, tmp_path):
     offline = settings(distillation=DistillationConfig(mode="offline"), epochs=1)
     training.train(lists_dir, tmp_path / "run", offline, verbose=False)
@@ -259,9 +268,8 @@ def test_a_student_worse_than_the_initial_order_is_said_in_one_line():
     assert worse_than_initial({"initial": {"ndcg@10": 0.5}, "student": {"ndcg@10": 0.5}}, "test") == ""
 
 
-def test_a_run_says_what_it_compiles_and_which_of_how_many_epochs_is_done(lists_dir, tmp_path, capsys):
-    training.train(lists_dir, tmp_path / "run", settings())
-    said = capsys.readouterr().out
+def test_a_run_says_what_it_compiles_and_which_of_how_many_epochs_is_done(finished_and_said):
+    said = finished_and_said[1]
     assert "192 training lists of up to 8 candidates" in said and "padded to 8 candidates" in said
     assert "Tracing the train step, once per list size (8)" in said and "First step after" in said
     lines = [line for line in said.splitlines() if line.startswith("epoch ")]
