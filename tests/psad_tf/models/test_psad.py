@@ -131,7 +131,9 @@ def test_the_value_loss_recovers_a_planted_substitute():
     settings = tiny.config(
         slots=2,
         block_size=2,
-        optimizer=OptimizerConfig(learning_rate=0.03, embedding_learning_rate=0.03, warmup_steps=0),
+        optimizer=OptimizerConfig(
+            learning_rate=0.03, embedding_learning_rate=0.03, warmup_steps=0, decay_steps=200
+        ),
         loss=LossConfig(listwise_weight=0.0, pointwise_weight=0.0),
         distillation=DistillationConfig(source="none"),
     )
@@ -140,7 +142,7 @@ def test_the_value_loss_recovers_a_planted_substitute():
     model.rank(tiny.batch(2, 2))
     model.compile(optimizer=make_optimizer(settings.optimizer))
     step = tf.function(model.train_step)
-    for _ in range(150):
+    for _ in range(200):
         step(batch)
     for order in ([0, 1], [1, 0]):
         values = model.teacher.shown_values(model.memory(batch), tf.tile([order], [lists, 1]))
