@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from psad_tf.data.list_folder import read_serialized
 from psad_tf.errors import InputError
+from psad_tf.export.executor import run_in_one_thread
 from psad_tf.export.inspect import summarize
 from psad_tf.export.model_card import write_model_card
 from psad_tf.export.signatures import GraphOptions, ServingModule
@@ -74,10 +76,12 @@ def export_saved_model(
     folder = os.path.join(os.fspath(base_dir), model_name)
     with claimed_version(folder, version) as number:
         path = os.path.join(folder, str(number))
-        module = ServingModule(encoder, reranker, options)
-        signatures = module.signatures()
-        with replaced_directory(path) as temporary:
+        with replaced_directory(path) as temporary, tempfile.TemporaryDirectory() as vocabulary_dir:
+            module = ServingModule(encoder, reranker, options, vocabulary_dir)
+            signatures = module.signatures()
             tf.saved_model.save(module, temporary, signatures=signatures)
+            if not options.jit_compile:
+                run_in_one_thread(temporary, signatures)
             write_json(os.path.join(temporary, LIMITS_FILE), dataclasses.asdict(module.limits))
             if lists:
                 write_warmup(temporary, lists, encoder.declaration, model_name, warmup_candidates)

@@ -1,4 +1,4 @@
-"""A model's layers as a serving graph has them: fewer operations, the same numbers.
+"""A model's weights and layers as a serving graph has them: fewer operations, the same numbers.
 
 A list of 50 costs a graph less for its arithmetic than for its operations, so
 
@@ -22,6 +22,7 @@ import tensorflow as tf
 from psad_tf.export.half_precision import HalfVariable
 from psad_tf.features import PADDING_ID
 from psad_tf.layers.embedding import CompositionalEmbedding, TableEmbedding
+from psad_tf.layers.mlp import MLP
 
 
 class ServedLayers:
@@ -37,7 +38,7 @@ class ServedLayers:
     """
 
     def __init__(self, model: tf.keras.Model, float16: bool = False) -> None:
-        self._model = model
+        self._float16 = float16
         self._tables: dict[Any, tf.Variable | HalfVariable] = {}
         self._constants: dict[Any, np.ndarray] = {}
         self.variables: list[tf.Variable] = []
@@ -60,21 +61,20 @@ class ServedLayers:
                 self._constants[weight.ref()] = values
 
     @contextlib.contextmanager
-    def in_graph(self, lists: tf.Tensor, candidates: tf.Tensor) -> Iterator[None]:
-        """Within the block, calls of the model add the serving form of its layers to the current graph.
+    def in_graph(self, model: tf.keras.layers.Layer) -> Iterator[None]:
+        """Within the block, calls of a model add the serving form of its layers to the current graph.
 
         Args:
-            lists: int32, size of the first axis.
-            candidates: int32, size of the second axis wherever it is not known while the graph is traced.
+            model: The model, or a layer of it.
         """
         served_calls: dict[type, Callable[..., tf.Tensor]] = {
-            tf.keras.layers.Dense: functools.partial(dense_as_matmul, sizes=(lists, candidates)),
+            tf.keras.layers.Dense: dense_as_matmul,
             TableEmbedding: rows_of_table,
         }
         replaced: list[tuple[dict[str, Any], str, tf.Variable]] = []
         calls: list[tf.keras.layers.Layer] = []
         constants: dict[Any, tf.Tensor] = {}
-        for layer in self._model.submodules:
+        for layer in (model, *model.submodules):
             attributes = vars(layer)
             for name, value in list(attributes.items()):
                 if isinstance(value, tf.Variable):
@@ -95,6 +95,45 @@ class ServedLayers:
             for layer in calls:
                 del layer.call
 
+    def values(self, weight: tf.Variable) -> np.ndarray:
+        """A weight that is no embedding, as it is served, float32: for making other constants of it."""
+        return self._constants[weight.ref()].astype(np.float32)
+
+    def kernel_and_bias(self, layer: tf.keras.layers.Dense) -> tuple[np.ndarray, np.ndarray]:
+        """What x W + b of a layer is made of; b is zeros where it has none."""
+        kernel = self.values(layer.kernel)
+        return kernel, self.values(layer.bias) if layer.use_bias else np.zeros(kernel.shape[1], np.float32)
+
+    def constant(self, values: np.ndarray) -> tf.Tensor:
+        """A constant of the current graph, float32; matrices lie in half the bytes with float16."""
+        half = self._float16 and values.ndim >= 2
+        return tf.cast(tf.constant(values, tf.float16 if half else tf.float32), tf.float32)
+
+    def affine(self, inputs: tf.Tensor, kernel: np.ndarray, bias: np.ndarray) -> tf.Tensor:
+        """x W + b of rows [m, d]; a bias of zeros is left out."""
+        outputs = tf.matmul(inputs, self.constant(kernel))
+        return tf.nn.bias_add(outputs, self.constant(bias)) if bias.any() else outputs
+
+    def dense(
+        self, layer: tf.keras.layers.Dense, inputs: tf.Tensor, kernel: np.ndarray | None = None
+    ) -> tf.Tensor:
+        """A dense layer of rows [m, d], or one that has another kernel."""
+        own, bias = self.kernel_and_bias(layer)
+        outputs = self.affine(inputs, own if kernel is None else kernel, bias)
+        return outputs if layer.activation is None else layer.activation(outputs)
+
+    def hidden(self, layer: MLP, inputs: tf.Tensor, kernel: np.ndarray | None = None) -> tf.Tensor:
+        """An MLP of rows [m, d] up to its last, linear layer; `kernel` is its first one, if another."""
+        for dense in layer.hidden:
+            inputs, kernel = self.dense(dense, inputs, kernel), None
+        return inputs
+
+    def mlp(self, layer: MLP, inputs: tf.Tensor, kernel: np.ndarray | None = None) -> tf.Tensor:
+        """An MLP of rows [m, d]; `kernel` is its first one, if another."""
+        for dense in [*layer.hidden, layer.out]:
+            inputs, kernel = self.dense(dense, inputs, kernel), None
+        return inputs
+
     def _constant(self, weight: tf.Variable) -> tf.Tensor:
         return tf.cast(tf.constant(self._constants[weight.ref()], name=_name(weight)), weight.dtype)
 
@@ -103,16 +142,8 @@ def _name(weight: tf.Variable) -> str:
     return str(weight.name.partition(":")[0])
 
 
-def dense_as_matmul(
-    layer: tf.keras.layers.Dense, inputs: tf.Tensor, sizes: tuple[tf.Tensor, tf.Tensor]
-) -> tf.Tensor:
-    """`layer(inputs)` by one MatMul.
-
-    Args:
-        layer: The layer.
-        inputs: [batch, d] or [batch, n, d].
-        sizes: batch, and n where it is not known while the graph is traced.
-    """
+def dense_as_matmul(layer: tf.keras.layers.Dense, inputs: tf.Tensor) -> tf.Tensor:
+    """`layer(inputs)` of [m, d] or [batch, n, d] by one MatMul."""
     inputs = tf.cast(inputs, layer.compute_dtype)
     flat = inputs if inputs.shape.rank == 2 else tf.reshape(inputs, [-1, inputs.shape[-1]])
     outputs = tf.matmul(flat, tf.cast(layer.kernel, layer.compute_dtype))
@@ -122,8 +153,8 @@ def dense_as_matmul(
         outputs = layer.activation(outputs)
     if inputs.shape.rank == 2:
         return outputs
-    length = sizes[1] if inputs.shape[1] is None else inputs.shape[1]
-    return tf.reshape(outputs, [sizes[0], length, layer.units])
+    lists, length = tf.unstack(tf.shape(inputs)[:2])
+    return tf.reshape(outputs, [lists, inputs.shape[1] or length, layer.units])
 
 
 def rows_of_table(layer: TableEmbedding, ids: tf.Tensor) -> tf.Tensor:

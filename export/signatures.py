@@ -17,8 +17,10 @@ import tensorflow as tf
 from psad_tf.data.encoder import FeatureEncoder, chosen
 from psad_tf.data.parsing import candidate_spec, context_spec
 from psad_tf.export.checks import check_agreement, check_size
+from psad_tf.export.compiled_reranker import CompiledReranker
 from psad_tf.export.examples import parse_examples
 from psad_tf.export.served_layers import ServedLayers
+from psad_tf.export.served_reranker import Scored, ServedReranker
 from psad_tf.features import (
     HISTORY_PREFIX,
     INITIAL_RANK,
@@ -35,7 +37,6 @@ from psad_tf.serving.contract import (
     EXAMPLES,
     ITEM_IDS,
     LENGTH,
-    PADDING_ITEM_ID,
     PADDING_POSITION,
     PROBABILITIES,
     RANKING,
@@ -45,8 +46,6 @@ from psad_tf.serving.contract import (
     SERVING_DEFAULT,
     Limits,
 )
-
-_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,27 +110,27 @@ class ServingModule(tf.Module):
         encoder: Of the run.
         reranker: Of the run.
         options: How the graph is built.
+        vocabulary_dir: An empty folder for files that the graph's lookup tables are read from; they must stay
+            until the module is saved.
 
     Attributes:
         limits: How much the graph takes at once.
     """
 
-    def __init__(self, encoder: FeatureEncoder, reranker: Reranker, options: GraphOptions) -> None:
+    def __init__(
+        self, encoder: FeatureEncoder, reranker: Reranker, options: GraphOptions, vocabulary_dir: str
+    ) -> None:
         super().__init__(name="serving")
-        self.encoder = encoder
         self._declaration = encoder.declaration
         self._options = options
         self.limits = limits_of(encoder.declaration)
         layers = ServedLayers(reranker, options.float16)
         self.parameters = _named(layers.variables)
-
-        def score(encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            with layers.in_graph(*tf.unstack(tf.shape(encoded["mask"]))):
-                return reranker(encoded)
-
-        self._score: Callable[..., Any] = (
-            tf.function(score, jit_compile=True, autograph=False) if options.jit_compile else score
-        )
+        self._score: Callable[..., Scored]
+        if options.jit_compile:
+            self._score = CompiledReranker(encoder, reranker, layers, self.limits)
+        else:
+            self._score = ServedReranker(encoder, reranker, layers, vocabulary_dir)
 
     def signatures(self) -> dict[str, Any]:
         """The concrete functions by signature name."""
@@ -164,54 +163,25 @@ class ServingModule(tf.Module):
 
     def _rank(self, raw: Mapping[str, tf.Tensor], blocked: tf.Tensor | None) -> dict[str, tf.Tensor]:
         item_ids = tf.squeeze(raw[ITEM_ID], -1)  # [batch, n]
-        encoded = dict(self.encoder(raw))
-        if blocked is not None:
-            encoded["mask"] = encoded["mask"] & ~blocked
-        scored = self._padded_score(encoded) if self._options.jit_compile else self._score(encoded)
-        present = item_ids != PADDING_ITEM_ID
-        length = tf.reduce_sum(tf.cast(present, tf.int32), 1)
+        scored = self._score(raw, blocked)
+        length = tf.reduce_sum(tf.cast(scored.present, tf.int32), 1)
         # Blocked items, of score -1e9, rank above padding: every shown item comes first and padding last.
         shape = tf.shape(item_ids)
-        keys = chosen(present, scored["scores"], tf.fill(shape, 2.0 * LARGE_NEGATIVE))
+        keys = chosen(scored.present, scored.scores, tf.fill(shape, 2.0 * LARGE_NEGATIVE))
         # Equal scores keep the order.
-        order = tf.math.top_k(keys, shape[1]).indices
+        best = tf.math.top_k(keys, shape[1])
+        order, keys = best.indices, best.values
         if self._options.top_m:
-            order = order[:, : self._options.top_m]
-        shown_ids = chosen(encoded["mask"], item_ids, tf.zeros_like(item_ids))  # PADDING_ITEM_ID
-        within = tf.range(tf.shape(order)[1]) < tf.expand_dims(length, 1)
-        ranking = chosen(within, order, tf.fill(tf.shape(order), PADDING_POSITION))
+            order, keys = order[:, : self._options.top_m], keys[:, : self._options.top_m]
+        shown_ids = chosen(scored.mask, item_ids, tf.zeros_like(item_ids))  # PADDING_ITEM_ID
+        ranking = chosen(keys > 1.5 * LARGE_NEGATIVE, order, tf.fill(tf.shape(order), PADDING_POSITION))
         return {
-            SCORES: tf.identity(scored["scores"], name=SCORES),
-            PROBABILITIES: tf.identity(scored["probabilities"], name=PROBABILITIES),
+            SCORES: tf.identity(scored.scores, name=SCORES),
+            PROBABILITIES: tf.identity(scored.probabilities, name=PROBABILITIES),
             RANKING: tf.identity(ranking, name=RANKING),
             ITEM_IDS: tf.gather(shown_ids, order, batch_dims=1, name=ITEM_IDS),
             LENGTH: tf.identity(length, name=LENGTH),
         }
-
-    def _padded_score(self, encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Scores lists padded to one of a few sizes, and cuts the padding off again."""
-        lists, length = tf.unstack(tf.shape(encoded["mask"]))
-        more_lists = _next_size(lists, _BATCH_SIZES) - lists
-        more_candidates = _next_size(length, self.limits.list_sizes) - length
-        candidate = {feature.name for feature in self._declaration.candidate_categorical}
-        candidate |= {"candidate_dense", "mask", INITIAL_RANK}
-        padded = {}
-        for name, value in encoded.items():
-            paddings = [[0, 0]] * value.shape.rank
-            paddings[0] = [0, more_lists]
-            if name in candidate:
-                paddings[1] = [0, more_candidates]
-            padded[name] = tf.pad(value, paddings)
-        scored = self._score(padded)
-        return {name: scored[name][:lists, :length] for name in ("scores", "probabilities")}
-
-
-def _next_size(size: tf.Tensor, sizes: tuple[int, ...]) -> tf.Tensor:
-    """The smallest of `sizes` that is at least `size`; above the largest, its next multiple."""
-    steps = tf.constant(sizes)
-    index = tf.searchsorted(steps, size[tf.newaxis])[0]
-    multiple = -(-size // sizes[-1]) * sizes[-1]
-    return tf.where(index < len(sizes), tf.gather(steps, tf.minimum(index, len(sizes) - 1)), multiple)
 
 
 def _named(weights: list[tf.Variable]) -> dict[str, tf.Variable]:

@@ -47,6 +47,10 @@ class FeatureEncoder(tf.Module):
         vocabulary_dir: Folder of `<vocabulary>.txt` files; they become assets of a SavedModel.
         statistics: mean and std by dense key, as in `statistics.json`.
 
+    Attributes:
+        vocabulary_sizes: Number of ids by vocabulary, padding and unknown included.
+        moments: mean and std by dense key.
+
     Raises:
         InputError: A vocabulary file or the statistics of a declared feature are missing.
     """
@@ -59,25 +63,26 @@ class FeatureEncoder(tf.Module):
     ) -> None:
         super().__init__(name="feature_encoder")
         self.declaration = declaration
+        self.vocabulary_dir = os.fspath(vocabulary_dir)
         self.vocabulary_sizes: dict[str, int] = {}
         self._tables: dict[str, tf.lookup.StaticHashTable | None] = {}
         for vocabulary in declaration.vocabularies:
-            path = os.path.join(os.fspath(vocabulary_dir), f"{vocabulary}.txt")
+            path = os.path.join(self.vocabulary_dir, f"{vocabulary}.txt")
             if not os.path.isfile(path):
                 raise InputError(f"{path}: no such vocabulary file")
             with open(path, "rb") as file:
                 lines = sum(1 for _ in file)
             self.vocabulary_sizes[vocabulary] = lines + 2
             self._tables[vocabulary] = _lookup_table(path) if lines else None
-        self._moments: dict[str, tuple[float, float]] = {}
+        self.moments: dict[str, tuple[float, float]] = {}
         for key in declaration.dense_keys:
             try:
                 moments = statistics[key]
-                self._moments[key] = (float(moments["mean"]), float(moments["std"]))
+                self.moments[key] = (float(moments["mean"]), float(moments["std"]))
             except (KeyError, TypeError, ValueError):
                 raise InputError(f"statistics: no mean and std of the declared feature {key!r}") from None
-            if not self._moments[key][1] > 0.0:
-                raise InputError(f"statistics: {key}: std must be positive, got {self._moments[key][1]}")
+            if not self.moments[key][1] > 0.0:
+                raise InputError(f"statistics: {key}: std must be positive, got {self.moments[key][1]}")
 
     def __call__(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Encodes a batch.
@@ -164,7 +169,7 @@ class FeatureEncoder(tf.Module):
             columns.append(column)
         values = tf.stack(columns)  # features first: TensorFlow broadcasts along the rows of a matrix fastest
         unscaled = np.array([feature.transform == "none" for feature in features])
-        mean, std = np.transpose([self._moments[prefix + feature.name] for feature in features])
+        mean, std = np.transpose([self.moments[prefix + feature.name] for feature in features])
         each = [-1] + [1] * (values.shape.rank - 1)
         if not unscaled.all():
             mean = np.float32(np.where(unscaled, 0.0, mean)).reshape(each)

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from psad_tf.masking import mean_weights
 
-_SMALLEST_VARIANCE = 0.01
+SMALLEST_VARIANCE = 0.01
 
 
 def standardized_in_list(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -30,7 +30,7 @@ def standardized_in_list(values: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
     weights = mean_weights(mask, values.dtype)
     centred = (values - tf.matmul(weights, values)) * tf.expand_dims(tf.cast(mask, values.dtype), 2)
     variance = tf.matmul(weights, tf.square(centred))  # [batch, 1, features]
-    return centred * tf.math.rsqrt(variance + _SMALLEST_VARIANCE)
+    return centred * tf.math.rsqrt(variance + SMALLEST_VARIANCE)
 
 
 def relative_to_list(candidates: tf.Tensor, mask: tf.Tensor) -> list[tf.Tensor]:
