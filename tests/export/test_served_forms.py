@@ -133,7 +133,8 @@ def test_the_serving_form_gives_the_models_answers(case: str, tmp_path: pathlib.
     served = ServedReranker(encoder, reranker, layers, str(tmp_path / "made"))
     found = tf.function(served, autograph=False)(raw, blocked)
     np.testing.assert_array_equal(found.mask, encoded["mask"])
-    np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5, rtol=1e-5)
+    largest = np.abs(expected["scores"])[encoded["mask"]].max()  # what float32 rounds is a share of it
+    np.testing.assert_allclose(found.scores, expected["scores"], atol=3e-6 * max(1.0, largest), rtol=0)
     np.testing.assert_allclose(found.probabilities, expected["probabilities"], atol=1e-5)
 
 
