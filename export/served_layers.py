@@ -77,7 +77,10 @@ class ServedLayers:
         for layer in (model, *model.submodules):
             attributes = vars(layer)
             for name, value in list(attributes.items()):
-                if isinstance(value, tf.Variable):
+                known = (
+                    isinstance(value, tf.Variable) and value.ref() in self._tables.keys() | self._constants
+                )
+                if known:  # Keras' own counters are no weights
                     replaced.append((attributes, name, value))
                     served = self._tables.get(value.ref())
                     if served is None:
