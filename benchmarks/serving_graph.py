@@ -5,8 +5,8 @@ of its own as the embedded server and TensorFlow Serving run it, without gRPC. A
 a server runs one model again and again; its time is their mean. Times are processor time of the process,
 which is bound to one core: waiting for other processes does not count, though sharing the core's caches with
 them does. So read the ratios; the minimum is what a quiet machine gives. The first version is what the others
-are compared with. To compare with an older release, export the same run with it. TF_ENABLE_ONEDNN_OPTS counts:
-serving_config/ sets it to 0.
+are compared with. To compare with an older release, export the same run with it. TF_ENABLE_ONEDNN_OPTS
+counts: serving_config/ sets it to 0.
 
 `serving_default` also pays for Python's handing over of string tensors, which neither server does.
 """

@@ -170,7 +170,7 @@ class ServedEncoder(tf.Module):
             values = (values - np.float32(np.where(scaled, mean, 0.0))) * np.float32(
                 1.0 / np.where(scaled, std, 1.0)
             )
-        bounds = np.float32(np.where(scaled, MAX_STANDARDIZED, MAX_UNSCALED))
+        bounds = np.where(scaled, MAX_STANDARDIZED, MAX_UNSCALED).astype(np.float32)
         if scaled.all() or not scaled.any():
             bounds = bounds[0]  # broadcasting one number is faster
         values = tf.clip_by_value(values, -bounds, bounds)

@@ -101,7 +101,9 @@ def _refined_by_what_stands_above(
         kernel, _ = layers.kernel_and_bias([*refine.hidden, refine.out][0])
         context_kernel = head_sums @ kernel[width : width + above.num_heads]
         kernel = np.concatenate([kernel[:width], context_kernel, kernel[width + above.num_heads :]])
-        scores = first + layers.mlp(refine, tf.concat([rows, products, scores], -1), np.float32(kernel))
+        scores = first + layers.mlp(
+            refine, tf.concat([rows, products, scores], -1), kernel.astype(np.float32)
+        )
     return scores
 
 

@@ -169,12 +169,12 @@ class ServingModule(tf.Module):
         shape = tf.shape(item_ids)
         keys = chosen(scored.present, scored.scores, tf.fill(shape, 2.0 * LARGE_NEGATIVE))
         # Equal scores keep the order.
-        best = tf.math.top_k(keys, shape[1])
-        order, keys = best.indices, best.values
+        order = tf.math.top_k(keys, shape[1]).indices
         if self._options.top_m:
-            order, keys = order[:, : self._options.top_m], keys[:, : self._options.top_m]
+            order = order[:, : self._options.top_m]
         shown_ids = chosen(scored.mask, item_ids, tf.zeros_like(item_ids))  # PADDING_ITEM_ID
-        ranking = chosen(keys > 1.5 * LARGE_NEGATIVE, order, tf.fill(tf.shape(order), PADDING_POSITION))
+        within = tf.range(tf.shape(order)[1]) < tf.expand_dims(length, 1)
+        ranking = chosen(within, order, tf.fill(tf.shape(order), PADDING_POSITION))
         return {
             SCORES: tf.identity(scored.scores, name=SCORES),
             PROBABILITIES: tf.identity(scored.probabilities, name=PROBABILITIES),
