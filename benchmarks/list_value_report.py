@@ -129,10 +129,11 @@ def draw(found: Found, path: str, order: Sequence[str]) -> None:
         names = sorted((name for name in order if name in models), key=lambda name: models[name]["mean"])
         means = [100 * models[name]["mean"] for name in names]
         spreads = [100 * models[name]["std"] for name in names]
-        axis.barh(names, means, xerr=spreads, color=[_color(name) for name in names], height=0.7)
+        labels = [LABELS[name].replace("*", "") for name in names]
+        axis.barh(labels, means, xerr=spreads, color=[_color(name) for name in names], height=0.7)
         for row, mean in enumerate(means):
             axis.text(mean + 0.6, row, f"{mean:.1f}", va="center", fontsize=8)
-        axis.set_xlim(min(means) - 4, max(means) + 6)
+        axis.set_xlim(0, max(means) + 12)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("expected clicks on 6 slots, % of the greedy oracle's")
         axis.spines[["top", "right"]].set_visible(False)
