@@ -124,7 +124,7 @@ def draw(found: Found, path: str, order: Sequence[str]) -> None:
             panels.append((f"{int(lists):,} logged lists, {shown} of 20 shown", of_world[lists][shown]))
     if not panels:
         return
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(5.6 * len(panels), 5.2), squeeze=False)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(6.6 * len(panels), 4.6), squeeze=False)
     for axis, (title, models) in zip(axes[0], panels, strict=True):
         names = sorted((name for name in order if name in models), key=lambda name: models[name]["mean"])
         means = [100 * models[name]["mean"] for name in names]
@@ -135,7 +135,7 @@ def draw(found: Found, path: str, order: Sequence[str]) -> None:
             axis.text(mean + 0.6, row, f"{mean:.1f}", va="center", fontsize=8)
         axis.set_xlim(0, max(means) + 12)
         axis.set_title(title, fontsize=10)
-        axis.set_xlabel("expected clicks on 6 slots, % of the greedy oracle's")
+        axis.set_xlabel("clicks, % of the greedy oracle's")
         axis.spines[["top", "right"]].set_visible(False)
     handles = [
         pyplot.Rectangle((0, 0), 1, 1, color=color, label=label)
