@@ -170,7 +170,8 @@ def test_a_job_that_is_stopped_leaves_nothing_and_says_one_line(tmp_path, sent, 
     job.send_signal(sent)
     _, said = job.communicate(timeout=60)
     assert job.returncode == code
-    lines = [line for line in said.splitlines() if not line.startswith("Read ")]
+    progress = ("Read ", "preprocess: ")
+    lines = [line for line in said.splitlines() if not line.startswith(progress)]
     assert lines == ["psad: interrupted"]
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
