@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     names = {field.name for field in dataclasses.fields(PreprocessOptions)} & set(vars(arguments))
     options = PreprocessOptions(split=split, **{name: getattr(arguments, name) for name in names})
-    with ended_by_sigterm():
+    with ended_by_signals():
         manifest = preprocess(
             inputs,
             arguments.output_dir,
@@ -165,24 +165,33 @@ def _print_facts(manifest: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Ends as by Ctrl-C, with code 143, when a scheduler asks the job to stop: nothing half written stays."""
-    asked = []
+def ended_by_signals() -> Iterator[None]:
+    """Ends with one line and code 143 or 130 on SIGTERM or Ctrl-C; nothing half written stays.
 
-    def stop(*_: object) -> None:
-        asked.append(True)
+    Where a step of the job is running, the runner turns the interrupt into an exception of its own, so what
+    counts is that a signal came.
+    """
+    asked: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        asked.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, stop)
+    # Where Ctrl-C is ignored, as in a shell's background jobs, it stays so.
+    heeded = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        heeded.append(signal.SIGINT)
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException:
         if not asked:
             raise
         print("psad: interrupted", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGTERM) from None
+        raise SystemExit(128 + asked[0]) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _print_reasons(dropped: dict[str, int]) -> None:

@@ -16,6 +16,7 @@ from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.pipeline import preprocess
 from psad_tf.beam.sources import RawInputs, find_ranges, read_range, unread_files
 from psad_tf.cli.main import main
+from psad_tf.cli.preprocess import ended_by_signals
 from psad_tf.data.common_forms import CommonForms
 from psad_tf.data.records import RecordError
 from psad_tf.errors import InputError
@@ -149,6 +150,21 @@ def test_answers_that_stand_in_the_histories_are_measured_and_remarked(tmp_path,
     assert leaking["positives_in_history"] > 0.8 * leaking["positives"]
     said = capsys.readouterr().out
     assert "The histories may hold the answers" in said and "Candidates with a label of 1 or more" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_the_runner_turns_into_its_own_exception_ends_the_job_all_the_same(number, capsys):
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as ended, ended_by_signals():
+            try:
+                signal.raise_signal(number)
+            except KeyboardInterrupt as interrupt:
+                raise RuntimeError("KeyboardInterrupt [while running 'Write lists']") from interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended.value.code == 128 + number
+    assert capsys.readouterr().err == "psad: interrupted\n"
 
 
 @pytest.mark.process
