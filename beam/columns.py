@@ -30,29 +30,22 @@ class Columns:
 
     def __init__(self, kind: str, declaration: FeatureDeclaration, text: bool) -> None:
         self._text = text
+        self._has_parts = kind in (IMPRESSIONS, INTERACTIONS)
         self._plain: dict[str, Callable[[Any], Any]] = {"time": _plain_time}
+        readers: dict[str, dict[str, Callable[[str], Any]]] = {
+            part: {name: _several if width else _number for name, width in widths.items() if width != 1}
+            for part, widths in declaration.raw_widths.items()
+        }
+        if kind in (USERS, ITEMS):
+            self._readers = readers["context" if kind == USERS else "features"]
+        else:
+            self._readers = {
+                f"{part}.{name}": read for part in readers for name, read in readers[part].items()
+            }
+            self._readers["time"] = _seconds
         if kind == IMPRESSIONS:
             self._plain["position"] = _plain_position
-        dense_context = {feature.name for feature in declaration.context_dense}
-        dense_candidate = {feature.name for feature in declaration.candidate_dense}
-        many_context = {feature.name for feature in declaration.context_categorical if feature.width > 1}
-        many_candidate = {
-            feature.name
-            for feature in (*declaration.candidate_categorical, *declaration.history.categorical)
-            if feature.width > 1
-        }
-        self._top: dict[str, Callable[[str], Any]] = {"time": _seconds}
-        if kind == IMPRESSIONS:
-            self._top |= {"initial_score": _number, "position": _whole}
-        elif kind == USERS:
-            self._top = dict.fromkeys(dense_context, _number) | dict.fromkeys(many_context, _several)
-        elif kind == ITEMS:
-            self._top = dict.fromkeys(dense_candidate, _number) | dict.fromkeys(many_candidate, _several)
-        self._parts: dict[str, dict[str, Callable[[str], Any]]] = {
-            "context": dict.fromkeys(dense_context, _number) | dict.fromkeys(many_context, _several),
-            "features": dict.fromkeys(dense_candidate, _number) | dict.fromkeys(many_candidate, _several),
-        }
-        self._has_parts = kind in (IMPRESSIONS, INTERACTIONS)
+            self._readers |= {"initial_score": _number, "position": _whole}
 
     def __call__(self, data: Any) -> Any:
         """The record in the raw record's shape.
@@ -65,19 +58,19 @@ class Columns:
         shaped: dict[str, Any] = {}
         for column, value in data.items():
             part, _, name = column.partition(".")
-            if name and self._has_parts and part in PARTS:
-                if self._text:
-                    read = _feedback if part == "feedback" else self._parts[part].get(name)
-                    value = _cell(value, read, column)
-                if value is not None:
-                    whole = shaped.setdefault(part, {})
-                    if not isinstance(whole, dict):
-                        raise RecordError("wrong_type", f"{part}: stands beside the column {column}")
-                    whole[name] = plain(value)
-            elif self._text:
-                shaped[column] = _cell(value, self._top.get(column), column)
+            nested = self._has_parts and bool(name) and part in PARTS
+            if self._text:
+                feedback = nested and part == "feedback"
+                value = _cell(value, _feedback if feedback else self._readers.get(column), column)
             else:
-                shaped[column] = self._plain.get(column, plain)(value)
+                value = self._plain.get(column, plain)(value)
+            if not nested:
+                shaped[column] = value
+            elif value is not None:
+                whole = shaped.setdefault(part, {})
+                if not isinstance(whole, dict):
+                    raise RecordError("wrong_type", f"{part}: stands beside the column {column}")
+                whole[name] = value
         return shaped
 
 
@@ -92,22 +85,20 @@ def plain(value: Any) -> Any:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             raise RecordError("not_utf8", f"{value[:40]!r} is not UTF-8") from None
+    if isinstance(value, list):
+        if not (value and all(isinstance(each, tuple) and len(each) == 2 for each in value)):
+            return [plain(each) for each in value]
+        value = dict(value)
     if isinstance(value, Mapping):
         return {plain(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list):
-        if value and all(isinstance(each, tuple) and len(each) == 2 for each in value):
-            return {plain(key): plain(each) for key, each in value}
-        return [plain(each) for each in value]
     return value
 
 
 def _plain_time(value: Any) -> Any:
     """A Parquet or Avro timestamp as whole seconds; without a zone it is UTC."""
-    if isinstance(value, datetime.datetime):
-        if value.tzinfo is None:
-            value = value.replace(tzinfo=datetime.UTC)
-        return int(value.timestamp() // 1)
-    return value
+    if not isinstance(value, datetime.datetime):
+        return plain(value)
+    return int((value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp() // 1)
 
 
 def _plain_position(value: Any) -> Any:
@@ -118,10 +109,8 @@ def _plain_position(value: Any) -> Any:
 
 
 def _cell(value: str, read: Callable[[str], Any] | None, column: str) -> Any:
-    if value == "":
-        return None
-    if read is None:
-        return value
+    if value == "" or read is None:
+        return value or None
     try:
         return read(value)
     except ValueError:
@@ -131,8 +120,14 @@ def _cell(value: str, read: Callable[[str], Any] | None, column: str) -> Any:
         raise RecordError("wrong_type", f"{column}: expected {wanted}, got {value[:40]!r}") from None
 
 
+def _number(value: str, convert: Callable[[str], Any] = float) -> Any:
+    if "_" in value:  # Python takes 1_000 for a number; nothing else that reads CSV does
+        raise ValueError
+    return convert(value)
+
+
 def _whole(value: str) -> int:
-    return int(_without_underscore(value))
+    return _number(value, int)
 
 
 def _seconds(value: str) -> int:
@@ -143,21 +138,8 @@ def _seconds(value: str) -> int:
     return int(number)
 
 
-def _number(value: str) -> float:
-    return float(_without_underscore(value))
-
-
 def _feedback(value: str) -> float:
-    return (
-        {"true": 1.0, "false": 0.0}[value.lower()] if value.lower() in ("true", "false") else _number(value)
-    )
-
-
-def _without_underscore(value: str) -> str:
-    """Python takes 1_000 for a number; nothing else that reads CSV does."""
-    if "_" in value:
-        raise ValueError
-    return value
+    return float(value.lower() == "true") if value.lower() in ("true", "false") else _number(value)
 
 
 def _several(value: str) -> list[str]:

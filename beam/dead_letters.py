@@ -6,7 +6,7 @@ import contextlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import apache_beam as beam
@@ -14,9 +14,11 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import TaggedOutput
 
-from psad_tf.beam.output_file import PARTS, OutputFile, create, open_file
+from psad_tf.beam.options import PreprocessOptions
+from psad_tf.beam.output_file import PARTS, OutputFile, read_file, write_file
 from psad_tf.beam.transforms.sort_values import SortValues
-from psad_tf.data.records import KINDS, RecordError
+from psad_tf.data.records import RecordError
+from psad_tf.features import FeatureDeclaration
 
 DEAD = "dead"
 COUNTS = "psad"  # the namespace of the job's counters among Beam's metrics
@@ -26,39 +28,49 @@ SHARD_NAME = "dead_letters/part-{:05d}-of-{:05d}.jsonl"
 
 
 class CountingDoFn(beam.DoFn):
-    """A DoFn that counts, and gives dead letters as its output `dead`.
+    """A step of the job that counts, and gives dead letters as its output `dead`.
 
-    Counts become Beam metrics when a bundle ends: one call a name, not one a record.
-
-    Attributes:
-        counts: Counts of this bundle by name.
+    `counts`, this bundle's by name, become Beam metrics when it ends: one call a name, not one a record.
     """
 
-    counts: Counter[str]
+    def __init__(self, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
+        self.declaration = declaration
+        self.options = options
 
-    def start_bundle(self) -> None:
-        self.counts = Counter()
-
-    def finish_bundle(self) -> Iterable[Any] | None:
-        for name, count in self.counts.items():
-            Metrics.counter(COUNTS, name).inc(count)
-        return None
-
-    def dead(self, kind: str, error: RecordError, source: str, record: Any) -> TaggedOutput:
-        """A dead letter.
+    def giving(self, main: str, kind: Any, *sides: Any, **others: Any) -> Any:
+        """This step as a transform.
 
         Args:
-            kind: `impressions`, `rows`, `interactions`, `users` or `items`.
-            error: The reason and the detail.
-            source: File and place in it.
-            record: The raw record: JSON data, or text where it is not JSON.
+            main: Name of its main output.
+            kind: Type of that.
+            sides: Side inputs.
+            others: Types of the other outputs, `dead` apart, by name.
         """
-        self.counts[f"{kind}/dropped/{error.reason}"] += 1
-        return TaggedOutput(DEAD, dead_letter(kind, error, source, record))
+        step = beam.ParDo(self, *sides).with_output_types(kind, **{DEAD: bytes}, **others)
+        return step.with_outputs(DEAD, *others, main=main)
+
+    def start_bundle(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def finish_bundle(self) -> Any:
+        for name, count in self.counts.items():
+            Metrics.counter(COUNTS, name).inc(count)
+
+    def dead(self, kind: str, reason: str, detail: str, source: str, record: Any) -> TaggedOutput:
+        """A dead letter; see `dead_letter`."""
+        self.counts[f"{kind}/dropped/{reason}"] += 1
+        return TaggedOutput(DEAD, dead_letter(kind, RecordError(reason, detail), source, record))
 
 
 def dead_letter(kind: str, error: RecordError, source: str, record: Any) -> bytes:
-    """What a dead letter is sorted by, and after a NUL its JSON line."""
+    """What a dead letter is sorted by, and after a NUL its JSON line.
+
+    Args:
+        kind: `impressions`, `rows`, `interactions`, `users` or `items`.
+        error: The reason and the detail.
+        source: File and place in it.
+        record: The raw record: JSON data, or text where it is not JSON.
+    """
     letter = {
         "reason": error.reason, "detail": error.detail, "kind": kind, "source": source, "record": record,
     }  # fmt: skip
@@ -81,34 +93,24 @@ def _strict(value: Any) -> Any:
     return value
 
 
-class WriteDeadLetters(beam.PTransform):
-    """Dead letters -> what the manifest says of their files, which stand by kind, reason and source.
+@beam.ptransform_fn
+def WriteDeadLetters(letters: beam.PCollection, folder: str, num_shards: int) -> beam.PCollection:
+    """Dead letters -> what the manifest says of their at most `num_shards` files, each of which is sorted."""
+    return (
+        letters
+        | "Shard" >> beam.Map(lambda letter: (zlib.crc32(letter.partition(b"\0")[0]) % num_shards, letter))
+        | "By shard" >> beam.GroupByKey()
+        | "Sort" >> SortValues()
+        | "Write"
+        >> beam.MapTuple(lambda shard, each: _write(each, folder, SHARD_NAME.format(shard, num_shards)))
+    )
 
-    Args:
-        folder: The output folder.
-        num_shards: Number of files at most; a file without letters is not written.
-    """
 
-    def __init__(self, folder: str, num_shards: int) -> None:
-        super().__init__()
-        self._folder = folder
-        self._num_shards = num_shards
-
-    def expand(self, letters: beam.PCollection) -> beam.PCollection:
-        shards = self._num_shards
-        return (
-            letters
-            | "Shard" >> beam.Map(lambda letter: (zlib.crc32(letter.partition(b"\0")[0]) % shards, letter))
-            | "By shard" >> beam.GroupByKey()
-            | "Sort" >> SortValues()
-            | "Write" >> beam.MapTuple(self._write)
-        )
-
-    def _write(self, shard: int, letters: Iterator[bytes]) -> dict[str, Any]:
-        with OutputFile(self._folder, SHARD_NAME.format(shard, self._num_shards)) as file:
-            for letter in letters:
-                file.write(letter.partition(b"\0")[2] + b"\n")
-        return file.info()
+def _write(letters: Iterable[bytes], folder: str, name: str) -> dict[str, Any]:
+    with OutputFile(folder, name) as file:
+        for letter in letters:
+            file.write(letter.partition(b"\0")[2] + b"\n")
+    return file.info()
 
 
 def keep_dead_letters(folder: str, reports: Any, output_dir: str) -> str:
@@ -124,27 +126,22 @@ def keep_dead_letters(folder: str, reports: Any, output_dir: str) -> str:
         there are none.
     """
     parts = sorted(info["part"] for info in reports.files if info["name"].startswith("dead_letters/"))
-    reasons = {
-        (kind, reason): count for kind in (*KINDS, "rows") for reason, count in reports.dropped(kind).items()
-    }
-    if not parts or not reasons:
+    if not parts:
         return ""
-    kind, reason = max(reasons, key=lambda each: (reasons[each], each))
+    dropped = {
+        (kind, reason): n for kind, each in reports.kinds.items() for reason, n in each["dropped"].items()
+    }
+    common = max(dropped, key=lambda each: (dropped[each], each))
     example, kept = "", f"{output_dir.rstrip('/')}.dead_letters"
     with contextlib.suppress(Exception):  # there from a job before
         FileSystems.delete([kept])
     with contextlib.suppress(Exception):
         FileSystems.mkdirs(kept)
     for number, part in enumerate(parts):
-        with contextlib.closing(open_file(FileSystems.join(folder, PARTS, part))) as source:
-            text = source.read()
-        with contextlib.closing(create(FileSystems.join(kept, f"part-{number:05d}.jsonl"))) as target:
-            target.write(text)
-        for line in () if example else text.splitlines():
-            letter = json.loads(line)
-            if (letter["kind"], letter["reason"]) == (kind, reason):
-                example = f"{letter['detail']} ({letter['source']})"
-                break
-    return (
-        f"; most often {reason} ({reasons[kind, reason]:,} {kind}): {example}; all dead letters are in {kept}"
-    )
+        text = read_file(FileSystems.join(folder, PARTS, part))
+        write_file(FileSystems.join(kept, f"part-{number:05d}.jsonl"), text)
+        letters = () if example else map(json.loads, text.splitlines())
+        found = (each for each in letters if (each["kind"], each["reason"]) == common)
+        example = example or next((f"{each['detail']} ({each['source']})" for each in found), "")
+    kind, reason = common
+    return f"; most often {reason} ({dropped[common]:,} {kind}): {example}; all dead letters are in {kept}"

@@ -81,22 +81,20 @@ class PreprocessOptions:
     side_input_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_shards",
-            "vocabulary_min_count",
-            "vocabulary_cap",
-            "min_candidates",
-            "session_gap_seconds",
-            "buffer_bytes",
+        for name, least, most in (
+            ("num_shards", 1, 99_999),
+            ("vocabulary_min_count", 1, None),
+            ("vocabulary_cap", 1, None),
+            ("min_candidates", 1, None),
+            ("session_gap_seconds", 1, None),
+            ("buffer_bytes", 1, None),
+            ("compression_level", 1, 9),
+            ("max_dropped", 0, 1),
         ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}")
-        if not 1 <= self.compression_level <= 9:
-            raise InputError(f"compression_level: must be 1 to 9, got {self.compression_level}")
-        if self.num_shards > 99_999:
-            raise InputError(f"num_shards: must be at most 99999, got {self.num_shards}")
-        if not 0.0 <= self.max_dropped <= 1.0:
-            raise InputError(f"max_dropped: must be a share from 0 to 1, got {self.max_dropped}")
+            value = getattr(self, name)
+            if not least <= value <= (value if most is None else most):
+                bounds = f"at least {least}" if most is None else f"{least} to {most}"
+                raise InputError(f"{name}: must be {bounds}, got {value}")
         if self.time_zone:
             try:
                 zoneinfo.ZoneInfo(self.time_zone)

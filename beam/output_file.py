@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import types
 import uuid
-from types import TracebackType
 from typing import Any, BinaryIO
 
 from apache_beam.io.filesystem import CompressionTypes
@@ -14,7 +14,6 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.io.tfrecordio import _TFRecordUtil
 
 PARTS = ".parts"
-_BLOCK_BYTES = 1 << 18
 
 
 def create(path: str) -> BinaryIO:
@@ -25,6 +24,18 @@ def create(path: str) -> BinaryIO:
 def open_file(path: str) -> BinaryIO:
     """Opens a file for reading, the same way."""
     return FileSystems.open(path, "application/octet-stream", CompressionTypes.UNCOMPRESSED)
+
+
+def write_file(path: str, data: bytes) -> None:
+    """Writes a whole file."""
+    with contextlib.closing(create(path)) as file:
+        file.write(data)
+
+
+def read_file(path: str) -> bytes:
+    """Reads a whole file."""
+    with contextlib.closing(open_file(path)) as file:
+        return file.read()
 
 
 class OutputFile:
@@ -50,38 +61,29 @@ class OutputFile:
         self._raw = create(FileSystems.join(folder, PARTS, self._part))
         self._sha256 = hashlib.sha256()
         self._bytes = 0
+        sink: Any = types.SimpleNamespace(write=self._put, close=lambda: None)
         # Neither name nor time, so that the same records give the same bytes.
-        self._gzip = gzip.GzipFile("", "wb", gzip_level, _Sink(self._put), mtime=0) if gzip_level else None
-        self._waiting = bytearray()
+        self._file = gzip.GzipFile("", "wb", gzip_level, sink, mtime=0) if gzip_level else sink
 
     def __enter__(self) -> OutputFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         with contextlib.closing(self._raw):
             if kind is None:
-                self._flush()
-                if self._gzip is not None:
-                    self._gzip.close()
+                self._file.close()
 
     def write(self, record: bytes) -> None:
         """Writes the bytes of one record."""
         self.records += 1
-        self._waiting += record
-        if len(self._waiting) >= _BLOCK_BYTES:
-            self._flush()
+        self._file.write(record)
 
     def write_tfrecord(self, record: bytes) -> None:
         """Writes one record in the frame of a TFRecord."""
-        self.records += 1
-        _TFRecordUtil.write_record(_Sink(self._waiting.extend), record)
-        if len(self._waiting) >= _BLOCK_BYTES:
-            self._flush()
+        _TFRecordUtil.write_record(self, record)
 
     def info(self) -> dict[str, Any]:
-        """What the manifest says of the closed file: name, part, sha256, bytes, records."""
+        """What the manifest says of the closed file: sha256, bytes, records; with its name and part."""
         return {
             "name": self.name,
             "part": self._part,
@@ -90,21 +92,7 @@ class OutputFile:
             "records": self.records,
         }
 
-    def _flush(self) -> None:
-        (self._gzip.write if self._gzip is not None else self._put)(bytes(self._waiting))
-        self._waiting.clear()
-
     def _put(self, data: bytes) -> None:
         self._raw.write(data)
         self._sha256.update(data)
         self._bytes += len(data)
-
-
-class _Sink:
-    """The part of a file object that writers of records need."""
-
-    def __init__(self, write: Any) -> None:
-        self.write = write
-
-    def flush(self) -> None:
-        """Nothing is kept back."""

@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -30,9 +30,9 @@ from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from psad_tf.beam.dead_letters import COUNTS, DEAD, WriteDeadLetters, keep_dead_letters
-from psad_tf.beam.manifest import MANIFEST, SCHEMA, STATISTICS, Reports, finish, read_json
+from psad_tf.beam.manifest import MANIFEST, SCHEMA, STATISTICS, Reports, finish
 from psad_tf.beam.options import PreprocessOptions
-from psad_tf.beam.output_file import PARTS, create
+from psad_tf.beam.output_file import PARTS, read_file, write_file
 from psad_tf.beam.progress import shown_progress
 from psad_tf.beam.runners import cause, is_local, make_runner, one_error, parse_beam_options
 from psad_tf.beam.sources import FileRange, RawInputs, find_ranges
@@ -53,75 +53,46 @@ _SUMMARY = "summary.json"
 _OURS = frozenset({MANIFEST, SCHEMA, STATISTICS, "vocabularies", "dead_letters", *SPLITS})
 
 
-class MakeLists(beam.PTransform):
-    """The start of a pipeline -> the files of the output folder, under `.parts/`; `finish` names them.
-
-    Args:
-        ranges: The parts of the input files.
-        folder: The output folder, that every worker can reach.
-        declaration: The features.
-        options: The job's options; `latest_time` is set.
-    """
-
-    def __init__(
-        self,
-        ranges: Sequence[FileRange],
-        folder: str,
-        declaration: FeatureDeclaration,
-        options: PreprocessOptions,
-    ) -> None:
-        super().__init__()
-        self._ranges = ranges
-        self._folder = folder
-        self._declaration = declaration
-        self._options = options
-
-    def expand(self, start: Any) -> beam.PCollection:
-        folder, declaration, options = self._folder, self._declaration, self._options
-        read = start | "Read" >> ReadRecords(self._ranges, declaration, options)
-        rows = read[ROWS] | "Assemble rows" >> AssembleRows(declaration, options)
-        requests = (read[REQUESTS], rows[REQUESTS]) | "Requests" >> beam.Flatten()
-        timeline = (requests, read[TIMELINE]) | "Timeline" >> beam.Flatten()
-        many_items = sum(each.stop for each in self._ranges if each.kind == ITEMS) > options.side_input_bytes
-        joined = timeline | "Join histories" >> JoinHistories(declaration, options, needed=many_items)
-        items = (read[ITEM_ROWS], joined[NEEDED]) | "Join items" >> JoinItems(declaration, options)
-        points = requests | "Find split points" >> FindSplitPoints(options.split)
-        by_shard = (joined.joined, items[SHIPPED]) | "Lists and items" >> beam.Flatten()
-        lists = by_shard | "Write lists" >> WriteLists(
-            folder, declaration, options, points, None if many_items else items["items"]
-        )
-        training = lists[TRAINING]
-        dead = [each[DEAD] for each in (read, rows, joined, items, lists)]
-        summary = {
-            "files": (
-                lists.files,
-                training | "Write vocabularies" >> WriteVocabularies(folder, declaration, options),
-                dead | "Dead letters" >> beam.Flatten()
-                | "Write dead letters" >> WriteDeadLetters(folder, options.num_shards),
-            ),
-            "mistakes": [read[MISTAKES]],
-            "split_points": [points],
-            "statistics": [training | "Statistics" >> DenseStatistics(declaration)],
-        }  # fmt: skip
-        return (
-            [
-                each | f"Report {kind} {number}" >> beam.Map(_reported, kind)
-                for kind, reported in summary.items()
-                for number, each in enumerate(reported)
-            ]
-            | "Reports" >> beam.Flatten()
-            | "All reports" >> beam.GroupByKey()
-            | "Write summary" >> beam.Map(_write_summary, folder)
-        )
+@beam.ptransform_fn
+def MakeLists(
+    start: Any,
+    ranges: Sequence[FileRange],
+    folder: str,
+    declaration: FeatureDeclaration,
+    options: PreprocessOptions,
+) -> beam.PCollection:
+    """The start of a pipeline -> the files of the output folder, under `.parts/`; `finish` names them."""
+    many_items = sum(each.stop for each in ranges if each.kind == ITEMS) > options.side_input_bytes
+    read = start | "Read" >> ReadRecords(ranges, declaration, options)
+    rows = read[ROWS] | "Assemble rows" >> AssembleRows(declaration, options)
+    requests = (read[REQUESTS], rows[REQUESTS]) | "Requests" >> beam.Flatten()
+    timeline = (requests, read[TIMELINE]) | "Timeline" >> beam.Flatten()
+    joined = timeline | "Join histories" >> JoinHistories(declaration, options, many_items)
+    items = (read[ITEM_ROWS], joined[NEEDED]) | "Join items" >> JoinItems(declaration, options)
+    points = requests | "Find split points" >> FindSplitPoints(options.split)
+    by_shard = (joined["joined"], items[SHIPPED]) | "Lists and items" >> beam.Flatten()
+    known = None if many_items else items["items"]
+    lists = by_shard | "Write lists" >> WriteLists(folder, declaration, options, points, known)
+    training = lists[TRAINING]
+    dead = [each[DEAD] for each in (read, rows, joined, items, lists)] | "Dead letters" >> beam.Flatten()
+    files = (
+        lists["files"],
+        training | "Write vocabularies" >> WriteVocabularies(folder, declaration, options),
+        dead | "Write dead letters" >> WriteDeadLetters(folder, options.num_shards),
+    )
+    summary = {
+        "files": files | "Files" >> beam.Flatten(),
+        "mistakes": read[MISTAKES],
+        "split_points": points,
+        "statistics": training | "Statistics" >> DenseStatistics(declaration),
+    }
+    sides = {name: beam.pvalue.AsList(each) for name, each in summary.items()}
+    path = FileSystems.join(folder, PARTS, _SUMMARY)
+    return start | "Summary" >> beam.Create([path]) | "Write summary" >> beam.Map(_write_summary, **sides)
 
 
-def _reported(payload: Any, kind: str) -> tuple[None, str]:
-    return None, json.dumps((kind, payload))
-
-
-def _write_summary(grouped: tuple[None, Iterable[str]], folder: str) -> None:
-    with contextlib.closing(create(FileSystems.join(folder, PARTS, _SUMMARY))) as file:
-        file.write(f"[{','.join(grouped[1])}]".encode())
+def _write_summary(path: str, **reported: list[Any]) -> None:
+    write_file(path, json.dumps(reported).encode())
 
 
 def preprocess(
@@ -152,15 +123,16 @@ def preprocess(
             feature occurs nowhere, or the output folder holds what this job did not write. The dead letters
             of a job that fails are kept beside the output, and the message names the commonest.
     """
-    if "://" not in os.fspath(output_dir):
-        check_replaceable(output_dir, _OURS)
+    output = os.fspath(output_dir)
+    if "://" not in output:
+        check_replaceable(output, _OURS)
     settled = (options or PreprocessOptions()).with_latest_time()
     if not isinstance(inputs, RawInputs):
         inputs = RawInputs.from_folder(inputs)
     ranges = find_ranges(inputs)
     if not isinstance(pipeline_options, PipelineOptions):
         pipeline_options = parse_beam_options(list(pipeline_options or ()))
-    with _output_folder(os.fspath(output_dir)) as folder:
+    with _output_folder(output) as folder:
         with shown_progress(folder):
             reports = _run(ranges, folder, declaration, settled, pipeline_options)
         try:
@@ -168,8 +140,7 @@ def preprocess(
         except InputError as error:
             if reports.mistakes:  # a damaged file is reason enough
                 raise
-            kept = keep_dead_letters(folder, reports, os.fspath(output_dir))
-            raise InputError(f"{error}{kept}") from None
+            raise InputError(f"{error}{keep_dead_letters(folder, reports, output)}") from None
         wrong = reports.unaccounted()
         if wrong:
             raise RuntimeError(f"records are not accounted for: {'; '.join(wrong)}")
@@ -200,7 +171,7 @@ def _run(
     counts: Counter[str] = Counter()
     for counter in result.metrics().query(MetricsFilter().with_namespace(COUNTS))["counters"]:
         counts[counter.key.metric.name] += counter.result
-    return Reports(counts, read_json(FileSystems.join(folder, PARTS, _SUMMARY)))
+    return Reports(counts, json.loads(read_file(FileSystems.join(folder, PARTS, _SUMMARY))))
 
 
 @contextlib.contextmanager
@@ -211,23 +182,18 @@ def _output_folder(path: str) -> Iterator[str]:
             yield temporary
             shutil.rmtree(os.path.join(temporary, PARTS))
         return
-    manifest = FileSystems.join(path, MANIFEST)
-    if FileSystems.exists(manifest):
-        FileSystems.delete([manifest])
+    _delete(FileSystems.join(path, MANIFEST))
     for name in ("vocabularies", "dead_letters", *SPLITS):
-        _delete_folder(FileSystems.join(path, name))
+        _delete(FileSystems.join(path, name))
     try:
         yield path
     finally:
+        _delete(FileSystems.join(path, PARTS))
+
+
+def _delete(path: str) -> None:
+    """Deletes a file, or the files of a folder and the folder where the file system has such a thing."""
+    found = FileSystems.match([path, FileSystems.join(path, "*")])
+    for each in ([file.path for matched in found for file in matched.metadata_list], [path]):
         with contextlib.suppress(BeamIOError):
-            _delete_folder(FileSystems.join(path, PARTS))
-
-
-def _delete_folder(path: str) -> None:
-    """Deletes the files of a folder, and the folder where the file system has such a thing."""
-    (found,) = FileSystems.match([FileSystems.join(path, "*")])
-    files = [metadata.path for metadata in found.metadata_list]
-    if files:
-        FileSystems.delete(files)
-    with contextlib.suppress(BeamIOError):
-        FileSystems.delete([path])
+            FileSystems.delete(each)

@@ -21,26 +21,21 @@ def shown_progress(folder: str) -> Iterator[None]:
     Args:
         folder: The folder that the job writes; nothing is shown where it is not local.
     """
-    if not os.path.isdir(folder):
-        yield
-        return
-    done = threading.Event()
-    thread = threading.Thread(target=_show, args=(folder, done), daemon=True)
+    done, start = threading.Event(), time.monotonic()
+
+    def show() -> None:
+        while os.path.isdir(folder) and not done.wait(_EVERY_SECONDS):
+            sizes = []
+            with contextlib.suppress(OSError), os.scandir(os.path.join(folder, PARTS)) as parts:
+                sizes = [part.stat().st_size for part in parts]
+            written = f"{len(sizes)} files of {sum(sizes) / 1e6:.0f} MB written"
+            said = written if sizes else "reading and joining"
+            print(f"preprocess: {int(time.monotonic() - start)} s, {said}", file=sys.stderr)
+
+    thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try:
         yield
     finally:
         done.set()
         thread.join()
-
-
-def _show(folder: str, done: threading.Event) -> None:
-    start = time.monotonic()
-    while not done.wait(_EVERY_SECONDS):
-        sizes = []
-        with contextlib.suppress(OSError), os.scandir(os.path.join(folder, PARTS)) as parts:
-            sizes = [part.stat().st_size for part in parts]
-        written = (
-            f"{len(sizes)} files of {sum(sizes) / 1e6:.0f} MB written" if sizes else "reading and joining"
-        )
-        print(f"preprocess: {int(time.monotonic() - start)} s, {written}", file=sys.stderr)

@@ -17,37 +17,32 @@ import io
 import itertools
 import json
 import os
+import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
+import fastavro
 import orjson
+import pyarrow
+import pyarrow.parquet
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes
 from apache_beam.io.filesystems import FileSystems
 
-from psad_tf.data.records import FEATURES_FILE, IMPRESSIONS, INTERACTIONS, ITEMS, KINDS, USERS, RecordError
+from psad_tf.data.records import FEATURES_FILE, IMPRESSIONS, INTERACTIONS, KINDS, RecordError
 from psad_tf.errors import InputError
 
 RANGE_BYTES = 32 << 20
-FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".avro": "avro",
-}
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl"}
+FORMATS |= {f".{name}": name for name in ("csv", "parquet", "avro")}
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2"}
-_UNKNOWN_FORMAT = f"the format is not known by the name's end (known: {', '.join(FORMATS)}; .gz, .bz2)"
+SURROGATE = re.compile("[\ud800-\udfff]")  # no UTF-8 has one; `surrogateescape` makes them
 
 
 @dataclasses.dataclass(frozen=True)
 class RawInputs:
-    """Where the raw records are: for each kind, files or glob patterns.
-
-    The format is told by the name's end: `.jsonl`, `.csv`, `.parquet` or `.avro`; JSON lines and CSV may
-    also end in `.gz` or `.bz2`.
+    """Where the raw records are: for each kind, files or glob patterns. Names' ends tell the format.
 
     Args:
         impressions: At least one pattern.
@@ -70,22 +65,19 @@ class RawInputs:
             InputError: There is no such folder, or no impressions or no interactions in it.
         """
         name = os.fspath(folder)
-        local = "://" not in name
-        if local and not os.path.isdir(name):
+        if "://" not in name and not os.path.isdir(name):
             raise InputError(f"{name}: no such folder")
-        found: dict[str, tuple[str, ...]] = {}
+        found = {}
         for kind in KINDS:
-            matches = _match(FileSystems.join(name, kind + "*"))
-            found[kind] = tuple(sorted(path for path, _ in matches if _called(path, kind)))
+            called = re.compile(rf"(.*/)?{kind}([-_.][^/]*)?/?")  # not kinds_of_things.csv
+            matches = [path for path, _ in _match(FileSystems.join(name, kind + "*"))]
+            found[kind] = tuple(filter(called.fullmatch, matches))
             for path in found[kind]:
-                if _format_of(path) is None:
-                    raise InputError(f"{path}: {_UNKNOWN_FORMAT}; rename it if it is not to be read")
-        for kind in (IMPRESSIONS, INTERACTIONS):
-            if not found[kind]:
-                raise InputError(
-                    f"{FileSystems.join(name, kind + '.jsonl')}: no such file (nor .csv, .parquet, .avro)"
-                )
-        return cls(found[IMPRESSIONS], found[INTERACTIONS], found[USERS], found[ITEMS])
+                _format_of(path, "; rename it if it is not to be read")
+            if not found[kind] and kind in (IMPRESSIONS, INTERACTIONS):
+                missing = FileSystems.join(name, f"{kind}.jsonl")
+                raise InputError(f"{missing}: no such file (nor .csv, .parquet, .avro)")
+        return cls(**found)
 
 
 def unread_files(folder: str | os.PathLike[str], inputs: RawInputs) -> list[str]:
@@ -129,8 +121,8 @@ class RawRecord(NamedTuple):
 
     place: int
     data: Any
-    error: RecordError | None
-    plain: bool
+    error: RecordError | None = None
+    plain: bool = False
 
 
 def find_ranges(inputs: RawInputs) -> list[FileRange]:
@@ -149,20 +141,14 @@ def find_ranges(inputs: RawInputs) -> list[FileRange]:
     folders = [path.split("/")[:-1] for _, path in files]
     shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
     common = len(list(shared))
-    ranges: list[FileRange] = []
+    ranges = []
     for (kind, path), size in files.items():
-        format_and_compression = _format_of(path)
-        if format_and_compression is None:
-            raise InputError(f"{path}: {_UNKNOWN_FORMAT}")
+        file_format, compression = _format_of(path)
         name = "/".join(path.split("/")[common:])
-        whole = FileRange(kind, path, name, *format_and_compression, 0, size)
-        if whole.format != "jsonl" or whole.compression:
-            ranges.append(whole)
-            continue
-        ranges += [
-            whole._replace(start=start, stop=min(size, start + RANGE_BYTES))
-            for start in range(0, size, RANGE_BYTES)
-        ]
+        step = RANGE_BYTES if (file_format, compression) == ("jsonl", "") else max(size, 1)
+        for start in range(0, size, step) or (0,):
+            stop = min(size, start + step)
+            ranges.append(FileRange(kind, path, name, file_format, compression, start, stop))
     return ranges
 
 
@@ -172,22 +158,17 @@ def read_range(file_range: FileRange) -> Iterator[RawRecord]:
     Raises:
         InputError: The file is cut short or is not of its format at all.
     """
+    read, mistake = _READERS[file_range.format]
     try:
-        if file_range.format == "jsonl":
-            yield from _read_json_lines(file_range)
-        elif file_range.format == "csv":
-            yield from _read_csv(file_range)
-        elif file_range.format == "parquet":
-            yield from _read_parquet(file_range)
-        else:
-            yield from _read_avro(file_range)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{file_range.path}: the file is cut short or damaged ({error})") from error
-    except OSError as error:
-        if file_range.compression != "bzip2" or error.errno is not None:
+        with contextlib.closing(_open(file_range)) as file:
+            yield from read(file, file_range)
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:  # not what is in the file
             raise
-        # Damage has no error class of its own in bzip2's module, nor a number.
-        raise InputError(f"{file_range.path}: the file is cut short or damaged ({error})") from error
+        said = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise InputError(f"{file_range.path}: {mistake} ({said})") from error
 
 
 def _match(pattern: str) -> list[tuple[str, int]]:
@@ -198,21 +179,16 @@ def _match(pattern: str) -> list[tuple[str, int]]:
     return sorted((metadata.path, metadata.size_in_bytes) for metadata in result.metadata_list)
 
 
-def _format_of(path: str) -> tuple[str, str] | None:
+def _format_of(path: str, advice: str = "") -> tuple[str, str]:
     stem, end = os.path.splitext(path.lower())
     compression = COMPRESSIONS.get(end, "")
     if compression:
         end = os.path.splitext(stem)[1]
     file_format = FORMATS.get(end)
     if file_format is None or (compression and file_format not in ("jsonl", "csv")):
-        return None
+        known = f"{', '.join(FORMATS)}; .gz, .bz2"
+        raise InputError(f"{path}: the format is not known by the name's end (known: {known}){advice}")
     return file_format, compression
-
-
-def _called(path: str, kind: str) -> bool:
-    """True for `kind.jsonl`, `kind-00001.jsonl` and `kind_2026.csv`, not for `kinds_of_things.csv`."""
-    rest = path.rstrip("/").rsplit("/", 1)[-1][len(kind) :]
-    return rest[:1] in ("", ".", "-", "_")
 
 
 def _open(file_range: FileRange) -> BinaryIO:
@@ -227,23 +203,21 @@ def _open(file_range: FileRange) -> BinaryIO:
     return file
 
 
-def _read_json_lines(file_range: FileRange) -> Iterator[RawRecord]:
-    with contextlib.closing(_open(file_range)) as file:
-        place = file_range.start
-        if place:
-            # The line that crosses the start belongs to the range before.
-            file.seek(place - 1)
-            place += len(file.readline()) - 1
-        # A compressed file is one range; its size says nothing of the text's.
-        stop = None if file_range.compression else file_range.stop
-        while stop is None or place < stop:
-            line = file.readline()
-            if not line:
-                return
-            text = line if place else line.removeprefix(codecs.BOM_UTF8)
-            if text and not text.isspace():
-                yield _decoded(place, text)
-            place += len(line)
+def _read_json_lines(file: BinaryIO, file_range: FileRange) -> Iterator[RawRecord]:
+    place = file_range.start
+    if place:
+        # The line that crosses the start belongs to the range before.
+        file.seek(place - 1)
+        place += len(file.readline()) - 1
+    # A compressed file is one range; its size says nothing of the text's.
+    while file_range.compression or place < file_range.stop:
+        line = file.readline()
+        if not line:
+            return
+        text = line if place else line.removeprefix(codecs.BOM_UTF8)
+        if text and not text.isspace():
+            yield _decoded(place, text)
+        place += len(line)
 
 
 def _decoded(place: int, line: bytes) -> RawRecord:
@@ -260,39 +234,47 @@ def _decoded(place: int, line: bytes) -> RawRecord:
     except (RecursionError, ValueError) as error:
         reason, detail = "not_json", str(error)[:200]
     text = line.decode("utf-8", "backslashreplace").rstrip("\n")
-    return RawRecord(place, text, RecordError(reason, detail), False)
+    return RawRecord(place, text, RecordError(reason, detail))
 
 
-def _read_csv(file_range: FileRange) -> Iterator[RawRecord]:
-    with contextlib.closing(_open(file_range)) as file:
-        # -sig: the mark that some programs write first belongs to no column, quoted or not.
-        text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        csv.field_size_limit(1 << 24)
-        reader = csv.reader(text, strict=True)  # or an open quote would swallow the rest of the file
-        line = 1
-        try:
-            header = next(reader, None)
-            if header is None:
-                return
-            _check_names(header, file_range.path)
+def _read_csv(file: BinaryIO, file_range: FileRange) -> Iterator[RawRecord]:
+    # -sig: the mark that some programs write first belongs to no column, quoted or not.
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    csv.field_size_limit(1 << 24)
+    reader = csv.reader(text, strict=True)  # or an open quote would swallow the rest of the file
+    line = 1
+    try:
+        header = next(reader, [])
+        _check_names(header, file_range.path)
+        line = reader.line_num + 1
+        for place, row in enumerate(reader):
             line = reader.line_num + 1
-            for place, row in enumerate(reader):
-                line = reader.line_num + 1
-                if not row:
-                    continue
-                if len(row) != len(header):
-                    detail = f"{len(row)} columns, the first line has {len(header)}"
-                    text_row = [_printable(cell) for cell in row]
-                    yield RawRecord(place, text_row, RecordError("wrong_columns", detail), False)
-                elif any(map(_is_escaped, row)):
-                    text_row = [_printable(cell) for cell in row]
-                    yield RawRecord(place, text_row, RecordError("not_utf8", "a cell is not UTF-8"), False)
-                else:
-                    yield RawRecord(place, dict(zip(header, row, strict=True)), None, False)
-        except csv.Error as error:
-            raise InputError(
-                f"{file_range.path}:{line}: not CSV in the row that starts there ({error})"
-            ) from None
+            error = None
+            if len(row) != len(header):
+                detail = f"{len(row)} columns, the first line has {len(header)}"
+                error = RecordError("wrong_columns", detail)
+            elif any(not cell.isascii() and SURROGATE.search(cell) for cell in row):
+                error = RecordError("not_utf8", "a cell is not UTF-8")
+            if error is not None and row:
+                cells = [cell.encode("utf-8", "surrogateescape") for cell in row]
+                yield RawRecord(place, [cell.decode("utf-8", "backslashreplace") for cell in cells], error)
+            elif row:
+                yield RawRecord(place, dict(zip(header, row, strict=True)))
+    except csv.Error as error:
+        raise InputError(
+            f"{file_range.path}:{line}: not CSV in the row that starts there ({error})"
+        ) from None
+
+
+def _read_parquet(file: BinaryIO, file_range: FileRange) -> Iterator[RawRecord]:
+    parquet = pyarrow.parquet.ParquetFile(file)
+    _check_names(parquet.schema_arrow.names, file_range.path)
+    rows = (row for batch in parquet.iter_batches(batch_size=1000) for row in batch.to_pylist())
+    return itertools.starmap(RawRecord, enumerate(rows))
+
+
+def _read_avro(file: BinaryIO, file_range: FileRange) -> Iterator[RawRecord]:
+    return itertools.starmap(RawRecord, enumerate(fastavro.reader(file)))
 
 
 def _check_names(names: Sequence[str], path: str) -> None:
@@ -302,47 +284,15 @@ def _check_names(names: Sequence[str], path: str) -> None:
             raise InputError(f"{path}: {count} columns are called {name!r}")
 
 
-def _is_escaped(cell: str) -> bool:
-    return not cell.isascii() and any("\ud800" <= character <= "\udfff" for character in cell)
-
-
-def _printable(cell: str) -> str:
-    return cell.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def _read_parquet(file_range: FileRange) -> Iterator[RawRecord]:
-    import pyarrow
-    import pyarrow.parquet
-
-    with contextlib.closing(_open(file_range)) as file:
-        try:
-            parquet = pyarrow.parquet.ParquetFile(file)
-            _check_names(parquet.schema_arrow.names, file_range.path)
-            place = 0
-            for batch in parquet.iter_batches(batch_size=1000):
-                for data in batch.to_pylist():
-                    yield RawRecord(place, data, None, False)
-                    place += 1
-        except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{file_range.path}: cannot be read as Parquet ({_first_line(error)})"
-            ) from error
-
-
-def _read_avro(file_range: FileRange) -> Iterator[RawRecord]:
-    import fastavro
-
-    with contextlib.closing(_open(file_range)) as file:
-        place = -1
-        try:
-            for place, data in enumerate(fastavro.reader(file)):
-                yield RawRecord(place, data, None, False)
-        except (ValueError, EOFError, KeyError, IndexError, fastavro.schema.SchemaParseException) as error:
-            after = f" after its first {place + 1} records" if place >= 0 else ""
-            raise InputError(
-                f"{file_range.path}: cannot be read as Avro{after} ({_first_line(error)})"
-            ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+_CUT = "the file is cut short or damaged"
+_READERS: dict[str, tuple[Callable[[BinaryIO, FileRange], Iterator[RawRecord]], str]] = {
+    "jsonl": (_read_json_lines, _CUT),
+    "csv": (_read_csv, _CUT),
+    "parquet": (_read_parquet, "cannot be read as Parquet"),
+    "avro": (_read_avro, "cannot be read as Avro"),
+}
+# bzip2's module and Parquet's tell of damage by an OSError without a number.
+_DAMAGE = (
+    EOFError, ValueError, LookupError, OSError, zlib.error, pyarrow.ArrowException,
+    fastavro.schema.SchemaParseException,
+)  # fmt: skip

@@ -30,7 +30,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from psad_tf.errors import InputError
@@ -183,6 +183,29 @@ class FeatureDeclaration:
             *(HISTORY_PREFIX + feature.name for feature in self.history.dense),
             *(feature.name for feature in self.candidate_dense),
         )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name on the wire of every declared feature: context, candidate, history; categorical first."""
+        history = self.history
+        groups: tuple[tuple[str, Sequence[CategoricalFeature | DenseFeature]], ...] = (
+            *(("", each) for each in (self.context_categorical, self.context_dense)),
+            *(("", each) for each in (self.candidate_categorical, self.candidate_dense)),
+            *((HISTORY_PREFIX, each) for each in (history.categorical, history.dense)),
+        )
+        return tuple(prefix + feature.name for prefix, group in groups for feature in group)
+
+    @property
+    def raw_widths(self) -> dict[str, dict[str, int]]:
+        """What raw records may hold: for `context` (and users) and `features` (and items) the declared names,
+        with the number of strings of a categorical feature, or 0 for a dense one."""
+        categorical = (*self.history.categorical, *self.candidate_categorical)
+        return {
+            "context": {each.name: each.width for each in self.context_categorical}
+            | {each.name: 0 for each in self.context_dense},
+            "features": {each.name: each.width for each in sorted(categorical, key=lambda each: each.width)}
+            | {each.name: 0 for each in self.candidate_dense},
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The declaration as JSON-ready data; `from_dict` gives it back equal."""

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 import threading
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -23,9 +21,16 @@ from psad_tf.features import FeatureDeclaration
 
 # Order of a user's values of the same second: attributes, then requests, then what came of them.
 ATTRIBUTES, REQUEST, INTERACTION = b"\0", b"\1", b"\2"
-# time, order, digest of the request id, digest of the record, whether it names its split
-_HEAD = struct.Struct(">Qc16s8s?")
 _KEYS = ("request_id", "user_id", "time", "context", "candidates", "split", "feedback")
+
+
+class _Packer(threading.local):  # its objects are not to be shared by threads
+    def __init__(self) -> None:
+        self.pack = zstandard.ZstdCompressor(level=1).compress
+        self.unpack = zstandard.ZstdDecompressor().decompress
+
+
+PACKER = _Packer()
 
 
 class Request(NamedTuple):
@@ -50,22 +55,21 @@ class Request(NamedTuple):
         """Reads a travelling impression."""
         return cls(value[:8], value[9:25], value[25:33], value[33] != 0, value[34:])
 
+    def record(self) -> tuple[dict[str, Any], str]:
+        """The record and its source."""
+        return tuple(orjson.loads(PACKER.unpack(self.packed)))
+
 
 class ImpressionCheck:
-    """Checks impressions against the schema, the declaration and the options.
-
-    Args:
-        declaration: The features; its `max_candidates` is the longest list.
-        options: The job's options; `latest_time` is set.
-    """
+    """Checks impressions against the schema, the declaration and the options."""
 
     def __init__(self, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
         self._options = options
         self._max_candidates = declaration.max_candidates
-        self._types = DeclaredTypes(declaration)
+        self._widths = declaration.raw_widths
 
     def take(self, data: Any, source: str, counts: Counter[str]) -> tuple[bytes, bytes]:
-        """One impression by its user.
+        """One impression by its user, as it travels.
 
         Args:
             data: The record.
@@ -75,73 +79,25 @@ class ImpressionCheck:
         Raises:
             RecordError: It cannot be used.
         """
-        check_impression(data, self._options.latest_time)
+        check_impression(data, self._options.latest_time, self._widths)
         if data.get("other_users"):
-            raise RecordError(
-                "several_users", f"request_id: {data['request_id']!r} has rows of several users"
-            )
-        candidates = data["candidates"]
-        least = self._options.min_candidates
+            detail = f"request_id: {data['request_id']!r} has rows of several users"
+            raise RecordError("several_users", detail)
+        candidates, least, most = data["candidates"], self._options.min_candidates, self._max_candidates
         if len(candidates) < least:
             raise RecordError("too_few_candidates", f"candidates: {len(candidates)}, at least {least}")
-        too_long = len(candidates) > self._max_candidates
+        too_long = len(candidates) > most
         if too_long and self._options.long_lists == "drop":
-            raise RecordError(
-                "too_many_candidates", f"{len(candidates)} candidates, at most {self._max_candidates}"
-            )
-        self._types.check_impression(data)
+            raise RecordError("too_many_candidates", f"{len(candidates)} candidates, at most {most}")
         data = {key: data[key] for key in _KEYS if data.get(key) is not None}
         if too_long:
-            data["candidates"] = cut_candidates(candidates, self._max_candidates)
+            data["candidates"] = cut_candidates(candidates, most)
             counts["impressions/truncated"] += 1
-        text = to_json(data)
-        request_id = data["request_id"].encode()
+        text, request_id = to_json(data), data["request_id"].encode()
         # The first half alone says where a list stands; both tell requests apart.
-        digest = _digest(request_id) + hashlib.blake2b(request_id, digest_size=8, person=b"identity").digest()
-        head = _HEAD.pack(data["time"], REQUEST, digest, _digest(text), "split" in data)
-        return data["user_id"].encode(), head + pack(b"[%b,%b]" % (text, to_json(source)))
-
-
-class DeclaredTypes:
-    """The declared type of every feature, to check raw records against.
-
-    A dense feature must be a number. A categorical one may be a string, a number or a list of strings.
-    """
-
-    def __init__(self, declaration: FeatureDeclaration) -> None:
-        self._context = frozenset(feature.name for feature in declaration.context_dense)
-        self._candidate = frozenset(feature.name for feature in declaration.candidate_dense)
-
-    def check_impression(self, data: Mapping[str, Any]) -> None:
-        """Raises `RecordError` where a value is not of its feature's type."""
-        _check(data.get("context"), self._context, "context")
-        if self._candidate:
-            for candidate in data["candidates"]:
-                features = candidate.get("features")
-                if features and not self._candidate.isdisjoint(features):
-                    _check(features, self._candidate, f"features of item {candidate['item_id']!r}")
-
-    def check_row(self, data: Mapping[str, Any]) -> None:
-        """The same for a row of a flat log."""
-        _check(data.get("context"), self._context, "context")
-        _check(data.get("features"), self._candidate, "features")
-
-    def check_user(self, data: Mapping[str, Any]) -> None:
-        """The same for a user's attributes."""
-        _check(data, self._context, "user")
-
-    def check_item(self, data: Mapping[str, Any]) -> None:
-        """The same for an item's attributes."""
-        _check(data, self._candidate, "item")
-
-
-def _check(values: Mapping[str, Any] | None, dense: frozenset[str], where: str) -> None:
-    for name in dense if values else ():
-        value = values.get(name)  # type: ignore[union-attr]
-        if isinstance(value, str | list):
-            raise RecordError(
-                "wrong_type", f"{where}: {name}: declared dense, but holds {str(value)[:40]!r}, not a number"
-            )
+        digest = _digest(request_id) + _digest(request_id, b"identity")
+        head = data["time"].to_bytes(8, "big") + REQUEST + digest + _digest(text) + bytes(["split" in data])
+        return data["user_id"].encode(), head + PACKER.pack(b"[%b,%b]" % (text, to_json(source)))
 
 
 def to_json(data: Any) -> bytes:
@@ -152,24 +108,5 @@ def to_json(data: Any) -> bytes:
         return json.dumps(data, default=str).encode()
 
 
-def pack(data: bytes) -> bytes:
-    """Compressed bytes."""
-    return _zstandard.compress(data)
-
-
-def unpack(data: bytes) -> bytes:
-    """What `pack` was given."""
-    return _zstandard.decompress(data)
-
-
-class _Zstandard(threading.local):  # its objects are not to be shared by threads
-    def __init__(self) -> None:
-        self.compress = zstandard.ZstdCompressor(level=1).compress
-        self.decompress = zstandard.ZstdDecompressor().decompress
-
-
-_zstandard = _Zstandard()
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=8).digest()
+def _digest(data: bytes, person: bytes = b"") -> bytes:
+    return hashlib.blake2b(data, digest_size=8, person=person).digest()

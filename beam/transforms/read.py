@@ -14,24 +14,23 @@ exception a runner would print a traceback, and try the file again in vain.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.pvalue import DoOutputsTuple, TaggedOutput
 
 from psad_tf.beam.columns import Columns
-from psad_tf.beam.dead_letters import DEAD, CountingDoFn
+from psad_tf.beam.dead_letters import CountingDoFn
 from psad_tf.beam.options import PreprocessOptions
-from psad_tf.beam.sources import FileRange, read_range
-from psad_tf.beam.transforms.check import ATTRIBUTES, INTERACTION, DeclaredTypes, ImpressionCheck, to_json
+from psad_tf.beam.sources import SURROGATE, FileRange, read_range
+from psad_tf.beam.transforms.check import ATTRIBUTES, INTERACTION, ImpressionCheck, to_json
 from psad_tf.beam.transforms.rows import ROWS, keyed_row
 from psad_tf.data.common_forms import CommonForms
 from psad_tf.data.encode_record import RecordEncoder
 from psad_tf.data.records import (
     IMPRESSIONS,
     INTERACTIONS,
-    ITEMS,
     USERS,
     RecordError,
     check_attributes,
@@ -45,55 +44,31 @@ REQUESTS, TIMELINE, ITEM_ROWS, MISTAKES = "requests", "timeline", "items", "mist
 Keyed = tuple[bytes, bytes]
 
 
-class ReadRecords(beam.PTransform):
-    """The start of a pipeline -> the outputs of the table above.
-
-    Args:
-        ranges: The files' parts to read.
-        declaration: The features; a value of the wrong type for its feature makes a dead letter.
-        options: The job's options; `latest_time` is set.
-    """
-
-    def __init__(
-        self, ranges: Sequence[FileRange], declaration: FeatureDeclaration, options: PreprocessOptions
-    ) -> None:
-        super().__init__()
-        self._ranges = ranges
-        self._reader = _ReadRange(declaration, options)
-
-    def expand(self, start: Any) -> DoOutputsTuple:
-        outputs = {ROWS: Keyed, TIMELINE: Keyed, ITEM_ROWS: Keyed, DEAD: bytes, MISTAKES: str}
-        return (
-            start
-            | "Files" >> beam.Create(self._ranges)
-            | "Spread" >> beam.Reshuffle()
-            | "Read"
-            >> beam.ParDo(self._reader)
-            .with_output_types(Keyed, **outputs)
-            .with_outputs(*outputs, main=REQUESTS)
-        )
+@beam.ptransform_fn
+def ReadRecords(
+    start: Any, ranges: Sequence[FileRange], declaration: FeatureDeclaration, options: PreprocessOptions
+) -> DoOutputsTuple:
+    """The start of a pipeline -> of these parts of files the records, by the outputs of the table above."""
+    others = {ROWS: Keyed, TIMELINE: Keyed, ITEM_ROWS: Keyed, MISTAKES: str}
+    read = _ReadRange(declaration, options).giving(REQUESTS, Keyed, **others)
+    return start | "Files" >> beam.Create(ranges) | "Spread" >> beam.Reshuffle() | "Read" >> read
 
 
 class _ReadRange(CountingDoFn):
     """Checks the records of one file range."""
 
-    def __init__(self, declaration: FeatureDeclaration, options: PreprocessOptions) -> None:
-        self._declaration = declaration
-        self._options = options
-
     def setup(self) -> None:
-        self._types = DeclaredTypes(self._declaration)
-        self._impressions = ImpressionCheck(self._declaration, self._options)
-        self._interaction = RecordEncoder(self._declaration).interaction
-        self._common = CommonForms(self._declaration, self._options.time_zone)
+        self._widths = self.declaration.raw_widths
+        self._impressions = ImpressionCheck(self.declaration, self.options)
+        self._interaction = RecordEncoder(self.declaration).interaction
+        self._common = CommonForms(self.declaration, self.options.time_zone)
 
     def process(self, file_range: FileRange) -> Iterable[Any]:
-        columns = Columns(file_range.kind, self._declaration, text=file_range.format == "csv")
+        columns = Columns(file_range.kind, self.declaration, text=file_range.format == "csv")
         flat = file_range.format != "jsonl"
-        take = self._take
         try:
-            for record in read_range(file_range):
-                data, kind = record.data, file_range.kind
+            for place, raw, error, plain in read_range(file_range):
+                data, kind = raw, file_range.kind
                 if (
                     kind == IMPRESSIONS
                     and type(data) is dict
@@ -102,60 +77,44 @@ class _ReadRange(CountingDoFn):
                 ):
                     kind = ROWS
                 self.counts[f"{kind}/read"] += 1
-                source = f"{file_range.name}:{record.place}"
+                source = f"{file_range.name}:{place}"
                 try:
-                    if record.error is not None:
-                        raise record.error
+                    if error is not None:
+                        raise error
                     if flat or kind == ROWS:
                         data = columns(data)
                     try:
-                        if not record.plain:
-                            check_text(data, "")
-                        taken = take[kind](self, data, source)
+                        taken = self._take(kind, data, source, plain)
                     except RecordError:
-                        data = self._common(data, kind)
-                        check_text(data, "")
-                        taken = take[kind](self, data, source)
+                        taken = self._take(kind, self._common(data, kind), source)
                     yield taken
-                except RecordError as error:
-                    yield self.dead(kind, error, source, record.data)
-                except Exception as error:
-                    raise RuntimeError(f"{source}: this record of {kind} made an error") from error
-        except InputError as error:
-            yield TaggedOutput(MISTAKES, str(error))
+                except RecordError as wrong:
+                    yield self.dead(kind, wrong.reason, wrong.detail, source, raw)
+                except Exception as defect:
+                    raise RuntimeError(f"{source}: this record of {kind} made an error") from defect
+        except InputError as mistake:
+            yield TaggedOutput(MISTAKES, str(mistake))
 
-    def _take_impression(self, data: Any, source: str) -> Keyed:
-        return self._impressions.take(data, source, self.counts)
-
-    def _take_row(self, data: Any, source: str) -> TaggedOutput:
-        check_row(data, self._options.latest_time)
-        self._types.check_row(data)
-        return TaggedOutput(ROWS, keyed_row(data, source))
-
-    def _take_interaction(self, data: Any, source: str) -> TaggedOutput:
-        check_interaction(data, self._options.latest_time)
-        self.counts["interactions/kept"] += 1
-        value = self._interaction(data["time"], data["item_id"], data.get("feedback"))
-        return TaggedOutput(TIMELINE, (data["user_id"].encode(), value[:8] + INTERACTION + value[8:]))
-
-    def _take_user(self, data: Any, source: str) -> TaggedOutput:
-        check_attributes(data, "user_id")
-        self._types.check_user(data)
-        value = bytes(8) + ATTRIBUTES + to_json([data, source])
-        return TaggedOutput(TIMELINE, (data["user_id"].encode(), value))
-
-    def _take_item(self, data: Any, source: str) -> TaggedOutput:
-        check_attributes(data, "item_id")
-        self._types.check_item(data)
-        return TaggedOutput(ITEM_ROWS, (data["item_id"].encode(), to_json([data, source])))
-
-    _take: dict[str, Callable[[Any, Any, str], Any]] = {  # noqa: RUF012 (never changed)
-        IMPRESSIONS: _take_impression,
-        ROWS: _take_row,
-        INTERACTIONS: _take_interaction,
-        USERS: _take_user,
-        ITEMS: _take_item,
-    }
+    def _take(self, kind: str, data: Any, source: str, plain: bool = False) -> Any:
+        latest = self.options.latest_time
+        if not plain:
+            check_text(data, "")
+        if kind == IMPRESSIONS:
+            return self._impressions.take(data, source, self.counts)
+        if kind == INTERACTIONS:
+            check_interaction(data, latest)
+            self.counts["interactions/kept"] += 1
+            value = self._interaction(data["time"], data["item_id"], data.get("feedback"))
+            return TaggedOutput(TIMELINE, (data["user_id"].encode(), value[:8] + INTERACTION + value[8:]))
+        if kind == ROWS:
+            check_row(data, latest, self._widths)
+            return TaggedOutput(ROWS, keyed_row(data, source))
+        key = "user_id" if kind == USERS else "item_id"
+        check_attributes(data, key, self._widths)
+        owner, row = data[key].encode(), to_json([data, source])
+        if kind == USERS:
+            return TaggedOutput(TIMELINE, (owner, bytes(8) + ATTRIBUTES + row))
+        return TaggedOutput(ITEM_ROWS, (owner, row))
 
 
 def check_text(value: Any, where: str) -> None:
@@ -167,11 +126,8 @@ def check_text(value: Any, where: str) -> None:
     if isinstance(value, str):
         if "\n" in value or "\r" in value:
             raise RecordError("line_break", f"{where}: holds a line break")
-        if not value.isascii():
-            try:
-                value.encode("utf-8")
-            except UnicodeEncodeError:
-                raise RecordError("not_utf8", f"{where}: cannot be written as UTF-8") from None
+        if not value.isascii() and SURROGATE.search(value):
+            raise RecordError("not_utf8", f"{where}: cannot be written as UTF-8")
     elif isinstance(value, dict):
         for key, each in value.items():
             check_text(key, where)

@@ -21,25 +21,18 @@ _MAX_RUNS = 64
 _LENGTH_BYTES = 4
 
 
-class SortValues(beam.PTransform):
-    """(key, values) -> (key, the values in sorted order).
-
-    Args:
-        buffer_bytes: Memory for one key's values; more are sorted on local disk.
-    """
-
-    def __init__(self, buffer_bytes: int = BUFFER_BYTES) -> None:
-        super().__init__()
-        self._buffer_bytes = buffer_bytes
-
-    def expand(self, grouped: beam.PCollection) -> beam.PCollection:
-        size = self._buffer_bytes
-        sort = beam.MapTuple(lambda key, values: (key, sorted_values(values, size)))
-        return grouped | sort.with_output_types(grouped.element_type)
+@beam.ptransform_fn
+def SortValues(grouped: beam.PCollection, buffer_bytes: int = BUFFER_BYTES) -> beam.PCollection:
+    """(key, values) -> (key, the values in sorted order); see `sorted_values`."""
+    sort = beam.MapTuple(lambda key, values: (key, sorted_values(values, buffer_bytes)))
+    return grouped | sort.with_output_types(grouped.element_type)
 
 
 def sorted_values(values: Iterable[bytes], buffer_bytes: int = BUFFER_BYTES) -> Iterable[bytes]:
     """The values in sorted order, to be read as often as one likes.
+
+    Args:
+        buffer_bytes: Memory for the values; more are sorted on local disk.
 
     Example:
         >>> list(sorted_values([b"b", b"c", b"a"], buffer_bytes=50))

@@ -9,7 +9,6 @@ import apache_beam as beam
 
 from psad_tf.beam.options import SplitPolicy
 from psad_tf.beam.transforms.check import Request
-from psad_tf.beam.transforms.sort_values import SortValues
 
 NEVER = 1 << 62
 
@@ -32,69 +31,47 @@ class SplitPoints(NamedTuple):
         return "valid" if time >= self.valid_from else "train"
 
 
-class FindSplitPoints(beam.PTransform):
+@beam.ptransform_fn
+def FindSplitPoints(requests: beam.PCollection, policy: SplitPolicy) -> beam.PCollection:
     """Travelling impressions by user -> the one `SplitPoints`; none where no time decides.
 
     With fractions v and t of n lists ordered by time, `valid_from` is the time of list floor(n (1 - v - t))
     and `test_from` that of list floor(n (1 - t)), counting from 0: lists of the same second stay together. Of
     a request's copies only the earliest counts.
-
-    Args:
-        policy: Fractions or moments.
     """
-
-    def __init__(self, policy: SplitPolicy) -> None:
-        super().__init__()
-        self._policy = policy
-
-    def expand(self, requests: beam.PCollection) -> beam.PCollection:
-        policy = self._policy
-        if policy.valid_from is not None and policy.test_from is not None:
-            return requests.pipeline | beam.Create([SplitPoints(policy.valid_from, policy.test_from)])
-        return (
-            requests
-            | "Copies" >> beam.Map(_copy).with_output_types(tuple[bytes, bytes])
-            | "Earliest" >> beam.CombinePerKey(min)
-            | "Times" >> beam.FlatMap(_time_without_split).with_output_types(bytes)
-            | "Lists a second" >> beam.combiners.Count.PerElement()
-            | "Together" >> beam.MapTuple(_counted_time).with_output_types(tuple[None, bytes])
-            | "All" >> beam.GroupByKey()
-            | "Sort" >> SortValues()
-            | "Find" >> beam.MapTuple(lambda _, counts: find_split_points(policy, counts))
-        )
+    if policy.valid_from is not None and policy.test_from is not None:
+        return requests.pipeline | beam.Create([SplitPoints(policy.valid_from, policy.test_from)])
+    return (
+        requests
+        | "Copies" >> beam.MapTuple(_copy).with_output_types(tuple[bytes, bytes])
+        | "Earliest" >> beam.CombinePerKey(min)
+        | "Times" >> beam.FlatMapTuple(_time_without_split).with_output_types(int)
+        | "Lists a second" >> beam.combiners.Count.PerElement()
+        | "All" >> beam.combiners.ToList()
+        | "Find" >> beam.FlatMap(_find, policy)
+    )
 
 
-def _copy(keyed: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    request = Request.of(keyed[1])
+def _copy(_: bytes, value: bytes) -> tuple[bytes, bytes]:
+    request = Request.of(value)
     return request.digest, b"%b%b%c" % (request.time, request.copy, request.own_split)
 
 
-def _time_without_split(keyed: tuple[bytes, bytes]) -> Iterable[bytes]:
-    return () if keyed[1][-1] else (keyed[1][:8],)
+def _time_without_split(_: bytes, copy: bytes) -> Iterable[int]:
+    return () if copy[-1] else (int.from_bytes(copy[:8], "big"),)
 
 
-def _counted_time(time: bytes, count: int) -> tuple[None, bytes]:
-    return None, time + count.to_bytes(8, "big")
-
-
-def find_split_points(policy: SplitPolicy, counted: Iterable[bytes]) -> SplitPoints:
-    """The moments that cut the counted requests by the policy's fractions.
-
-    Args:
-        policy: Fractions.
-        counted: Times and how many requests each has, 8 bytes each, in the order of time.
-    """
-    times = [(int.from_bytes(each[:8], "big"), int.from_bytes(each[8:], "big")) for each in counted]
-    count = sum(number for _, number in times)
+def _find(counted: list[tuple[int, int]], policy: SplitPolicy) -> Iterable[SplitPoints]:
+    """The moments that cut requests, given as times and how many each has, by the policy's fractions."""
+    count = sum(number for _, number in counted)
     # Shares are taken in whole millionths: 1 - 0.1 - 0.1 is not 0.8 in floats.
-    valid = round(policy.valid_fraction * 1_000_000)
-    test = round(policy.test_fraction * 1_000_000)
-    ranks = (count * (1_000_000 - valid - test) // 1_000_000, count * (1_000_000 - test) // 1_000_000)
+    valid, test = (round(share * 1_000_000) for share in (policy.valid_fraction, policy.test_fraction))
+    ranks = [count * (1_000_000 - share) // 1_000_000 for share in (valid + test, test)]
     found = [NEVER, NEVER]
-    passed = 0
-    for time, number in times:
-        passed += number
-        for index, rank in enumerate(ranks):
-            if found[index] == NEVER and passed > rank:
-                found[index] = time
-    return SplitPoints(*found)
+    for time, number in sorted(counted, reverse=True):
+        count -= number  # so many are earlier
+        found = [
+            time if count <= rank < count + number else point
+            for point, rank in zip(found, ranks, strict=True)
+        ]
+    return [SplitPoints(*found)] if counted else []

@@ -1,10 +1,8 @@
 """Dense statistics in one pass, exact, so that no order of adding changes them.
 
-Sums of floats depend on their order, and a job's order depends on its workers. So sums are kept without
-rounding, as a short list of floats whose exact sum is the exact total (a *floating-point expansion*);
-`math.fsum` gives the correctly rounded sum, and what it rounded away is summed again until nothing is left.
-Values are 32-bit floats, as the model reads them, whose squares are exact in 64 bits. Mean and variance then
-come from exact fractions:
+Sums of floats depend on their order, and a job's order depends on its workers. So sums are exact fractions:
+`math.fsum` gives the correctly rounded sum of a batch, and what it rounded away is summed again until nothing
+is left. Values are 32-bit floats, as the model reads them, whose squares are exact in 64 bits.
 
     mean = S1 / n        variance = (S2 - S1² / n) / n
 
@@ -13,14 +11,15 @@ where S1 and S2 are the sums of the values and of their squares.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import numpy as np
+from apache_beam.transforms.combiners import ToDict, TupleCombineFn
+from apache_beam.transforms.window import GlobalWindows
 
 from psad_tf.data.encode_record import ListValues
 from psad_tf.features import FeatureDeclaration
@@ -28,153 +27,110 @@ from psad_tf.features import FeatureDeclaration
 _WAITING = 1 << 15
 
 
-def exact_sum(values: Iterable[float]) -> list[float]:
-    """Floats of decreasing size whose exact sum is the exact sum of the values.
-
-    Example:
-        >>> exact_sum([1e100, 1.0, 0.25, -1e-100])
-        [1e+100, 1.25, -1e-100]
-    """
-    left = list(values)
-    parts: list[float] = []
-    while True:
-        rounded = math.fsum(left)
-        if rounded == 0.0:
-            return parts
-        parts.append(rounded)
-        left.append(-rounded)
-
-
-@dataclasses.dataclass
-class DenseSummary:
-    """Count, missing, sums and range of one dense feature; two are merged by `merge`.
+class DenseSummary(NamedTuple):
+    """What is known of one feature's values: 32-bit floats, NaN where missing.
 
     Attributes:
-        count: Values, the missing ones among them.
+        there: Values that are not missing.
         missing: NaNs.
-        total: The exact sum, as `exact_sum` gives it.
+        total: The exact sum.
         squares: The exact sum of squares.
         smallest: Infinity where there is no value.
         largest: Minus infinity where there is no value.
     """
 
-    count: int = 0
-    missing: int = 0
-    total: list[float] = dataclasses.field(default_factory=list)
-    squares: list[float] = dataclasses.field(default_factory=list)
-    smallest: float = math.inf
-    largest: float = -math.inf
+    there: int
+    missing: int
+    total: Fraction
+    squares: Fraction
+    smallest: float
+    largest: float
 
-    def add(self, values: np.ndarray) -> None:
-        """Adds 32-bit floats, NaN where missing."""
+    @classmethod
+    def of(cls, values: np.ndarray) -> DenseSummary:
+        """The summary of 32-bit floats."""
         there = values[~np.isnan(values)].astype(np.float64)
-        self.count += len(values)
-        self.missing += len(values) - len(there)
-        if len(there):
-            self.total = exact_sum([*self.total, *there.tolist()])
-            self.squares = exact_sum([*self.squares, *(there * there).tolist()])
-            self.smallest = min(self.smallest, float(there.min()))
-            self.largest = max(self.largest, float(there.max()))
-
-    def merge(self, other: DenseSummary) -> None:
-        """Adds what another summary has seen."""
-        self.count += other.count
-        self.missing += other.missing
-        self.total = exact_sum([*self.total, *other.total])
-        self.squares = exact_sum([*self.squares, *other.squares])
-        self.smallest = min(self.smallest, other.smallest)
-        self.largest = max(self.largest, other.largest)
+        total, squares = exact_sum(there.tolist()), exact_sum((there * there).tolist())
+        edges = float(there.min(initial=math.inf)), float(there.max(initial=-math.inf))
+        return cls(len(there), len(values) - len(there), total, squares, *edges)
 
     def to_dict(self) -> dict[str, Any]:
         """The entry of `statistics.json`: count, missing, mean, std, min and max.
 
         `std` is 1.0 where all values are equal; mean, min and max are 0.0 where there is no value.
         """
-        n = self.count - self.missing
-        if n == 0:
-            return {
-                "count": self.count,
-                "missing": self.missing,
-                "mean": 0.0,
-                "std": 1.0,
-                "min": 0.0,
-                "max": 0.0,
-            }
-        first = sum(map(Fraction, self.total), Fraction(0))
-        second = sum(map(Fraction, self.squares), Fraction(0))
-        variance = (second - first * first / n) / n
+        n = self.there
+        variance = (self.squares - self.total * self.total / n) / n if self.smallest < self.largest else 0
         return {
-            "count": self.count,
+            "count": n + self.missing,
             "missing": self.missing,
-            "mean": float(first / n),
-            "std": math.sqrt(variance) or 1.0 if self.smallest < self.largest else 1.0,
+            "mean": float(self.total / n) if n else 0.0,
+            "std": math.sqrt(variance) or 1.0,
             # 0.0 and -0.0 are equal, and which of them was met first is chance.
-            "min": self.smallest + 0.0,
-            "max": self.largest + 0.0,
+            "min": self.smallest + 0.0 if n else 0.0,
+            "max": self.largest + 0.0 if n else 0.0,
         }
 
 
-class DenseStatistics(beam.PTransform):
-    """Lists' values -> the one dictionary from the key of each dense feature to its `DenseSummary`.
+MERGE_SUMMARIES = TupleCombineFn(sum, sum, sum, sum, min, max)
 
-    Args:
-        declaration: The features; of one that takes a logarithm, log(1 + max(x, 0)) is summarized.
-    """
+
+@beam.ptransform_fn
+def DenseStatistics(lists: beam.PCollection, declaration: FeatureDeclaration) -> beam.PCollection:
+    """Training lists' values -> the one dictionary from each dense feature's key to its summary's entry."""
+    summarize = beam.ParDo(_Summarize(declaration))
+    return (
+        lists
+        | "Summarize" >> summarize.with_output_types(tuple[str, tuple[Any, ...]])
+        | "Merge" >> beam.CombinePerKey(MERGE_SUMMARIES)
+        | "Entries" >> beam.MapTuple(lambda key, merged: (key, DenseSummary(*merged).to_dict()))
+        | "All" >> ToDict()
+    )
+
+
+class _Summarize(beam.DoFn):
+    """Lists' values -> (key, `DenseSummary`) of many at once, because numpy is slow on few."""
 
     def __init__(self, declaration: FeatureDeclaration) -> None:
-        super().__init__()
-        self._combine = StatisticsFn(declaration)
-
-    def expand(self, lists: beam.PCollection) -> beam.PCollection:
-        return lists | "Summarize" >> beam.CombineGlobally(self._combine)
-
-
-class StatisticsFn(beam.CombineFn):
-    """Summaries of all dense features; values wait in lists, because numpy is slow on few of them."""
-
-    def __init__(self, declaration: FeatureDeclaration) -> None:
-        self._keys = declaration.dense_keys
         dense = (*declaration.context_dense, *declaration.history.dense, *declaration.candidate_dense)
-        self._logarithmic = [feature.transform == "log1p_standardize" for feature in dense]
+        logarithmic = [feature.transform == "log1p_standardize" for feature in dense]
+        self._features = list(zip(declaration.dense_keys, logarithmic, strict=True))
 
-    def create_accumulator(self, *args: Any, **kwargs: Any) -> list[tuple[list[float], DenseSummary]]:
-        return [([], DenseSummary()) for _ in self._keys]
+    def start_bundle(self) -> None:
+        self._waiting: list[list[float]] = [[] for _ in self._features]
 
-    def add_input(self, mutable_accumulator: Any, element: ListValues, *args: Any, **kwargs: Any) -> Any:
-        context = [(value,) for value in element.context_dense]
-        columns = (*context, *element.history_dense, *zip(*element.dense, strict=True))
-        for index, column in enumerate(columns):
-            waiting, summary = mutable_accumulator[index]
+    def process(self, values: ListValues) -> Iterator[tuple[str, DenseSummary]]:
+        context = zip(values.context_dense, strict=True)
+        columns = (*context, *values.history_dense, *zip(*values.dense, strict=True))
+        for waiting, column in zip(self._waiting, columns, strict=True):
             waiting.extend(column)
-            if len(waiting) >= _WAITING:
-                self._empty(index, waiting, summary)
-        return mutable_accumulator
+        if max(map(len, self._waiting), default=0) > _WAITING:
+            yield from self._passed_on()
 
-    def merge_accumulators(self, accumulators: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
-        merged = self.create_accumulator()
-        for accumulator in accumulators:
-            for (_, total), (_, summary) in zip(merged, self.compact(accumulator), strict=True):
-                total.merge(summary)
-        return merged
+    def finish_bundle(self) -> Iterator[Any]:
+        return map(GlobalWindows.windowed_value_at_end_of_window, self._passed_on())
 
-    def compact(self, accumulator: Any, *args: Any, **kwargs: Any) -> Any:
-        for index, (waiting, summary) in enumerate(accumulator):
-            self._empty(index, waiting, summary)
-        return accumulator
+    def _passed_on(self) -> Iterator[tuple[str, DenseSummary]]:
+        for (key, logarithmic), waiting in zip(self._features, self._waiting, strict=True):
+            values = np.asarray(waiting, np.float64).astype(np.float32)
+            if logarithmic:
+                # Rounded to 32 bits again, as the model computes it; the float64 logarithm is right to the
+                # last bit kept.
+                values = np.log1p(np.maximum(values.astype(np.float64), 0.0)).astype(np.float32)
+            yield key, DenseSummary.of(values)
+            waiting.clear()
 
-    def extract_output(self, accumulator: Any, *args: Any, **kwargs: Any) -> dict[str, dict[str, Any]]:
-        return {
-            key: summary.to_dict()
-            for key, (_, summary) in zip(self._keys, self.compact(accumulator), strict=True)
-        }
 
-    def _empty(self, index: int, waiting: list[float], summary: DenseSummary) -> None:
-        if not waiting:
-            return
-        values = np.asarray(waiting, np.float64).astype(np.float32)
-        waiting.clear()
-        if self._logarithmic[index]:
-            # Rounded to 32 bits again, as the model computes it; the float64 logarithm is right to the last
-            # bit kept.
-            values = np.log1p(np.maximum(values.astype(np.float64), 0.0)).astype(np.float32)
-        summary.add(values)
+def exact_sum(values: Iterable[float]) -> Fraction:
+    """The sum without rounding.
+
+    Example:
+        >>> exact_sum([1e100, 1.0, 0.25, -1e100])
+        Fraction(5, 4)
+    """
+    left = list(values)
+    total = Fraction(0)
+    while rounded := math.fsum(left):
+        total += Fraction(rounded)
+        left.append(-rounded)
+    return total

@@ -50,11 +50,7 @@ class CommonForms:
 
     def __init__(self, declaration: FeatureDeclaration, time_zone: str = "") -> None:
         self._zone = zoneinfo.ZoneInfo(time_zone) if time_zone else None
-        context, candidate = declaration.context_categorical, declaration.candidate_categorical
-        self._context = {feature.name: False for feature in context}
-        self._context |= {feature.name: True for feature in declaration.context_dense}
-        self._candidate = {feature.name: False for feature in (*candidate, *declaration.history.categorical)}
-        self._candidate |= {feature.name: True for feature in declaration.candidate_dense}
+        self._widths = declaration.raw_widths
 
     def __call__(self, data: Any, kind: str) -> Any:
         """The record in the raw form, as far as its meaning is plain; `data` itself is not changed.
@@ -69,8 +65,8 @@ class CommonForms:
         if not isinstance(data, dict) or kind not in (*KINDS, _ROWS):
             return data
         if kind in (USERS, ITEMS):
-            key, declared = ("user_id", self._context) if kind == USERS else ("item_id", self._candidate)
-            return {**self._attributes(data, declared), **_with_ids({key: data.get(key)})}
+            key, part = ("user_id", "context") if kind == USERS else ("item_id", "features")
+            return {**self._attributes(data, part), **_with_ids({key: data.get(key)})}
         shaped = {name: value for name, value in data.items() if name in _KEYS[kind]}
         shaped = _with_ids(self._with_parts(shaped))
         if "time" in shaped:
@@ -90,13 +86,14 @@ class CommonForms:
         shaped = dict(data)
         if "feedback" in shaped:
             shaped["feedback"] = _feedback(shaped["feedback"])
-        for part, declared in (("context", self._context), ("features", self._candidate)):
+        for part in self._widths:
             if isinstance(shaped.get(part), dict):
-                shaped[part] = self._attributes(shaped[part], declared)
+                shaped[part] = self._attributes(shaped[part], part)
         return shaped
 
-    def _attributes(self, values: Mapping[str, Any], declared: Mapping[str, bool]) -> dict[str, Any]:
-        return {name: _plain(values[name], declared[name]) for name in values if name in declared}
+    def _attributes(self, values: Mapping[str, Any], part: str) -> dict[str, Any]:
+        widths = self._widths[part]
+        return {name: _plain(values[name], dense=not widths[name]) for name in values if name in widths}
 
     def _time(self, time: Any) -> Any:
         if isinstance(time, float) and time.is_integer():

@@ -53,6 +53,10 @@ MAX_NUMBER = 3.4e38
 
 _NUMBERS = frozenset({int, float})
 
+# `FeatureDeclaration.raw_widths`, or that of no declaration.
+Widths = Mapping[str, Mapping[str, int]]
+_ANY: Widths = {"context": {}, "features": {}}
+
 Value = str | int | float | list[str]
 
 
@@ -187,12 +191,13 @@ def present(values: Mapping[str, Any] | None) -> dict[str, Any]:
     return {key: value for key, value in (values or {}).items() if value is not None}
 
 
-def check_impression(data: Any, latest_time: int | None = None) -> None:
+def check_impression(data: Any, latest_time: int | None = None, widths: Widths = _ANY) -> None:
     """Checks an impression's JSON object.
 
     Args:
         data: The decoded JSON.
         latest_time: Seconds; a later request is an error. None allows any time.
+        widths: A declaration's `raw_widths`: of the features that it names the dense ones must be numbers.
 
     Raises:
         RecordError: Naming the first thing that is wrong.
@@ -204,7 +209,7 @@ def check_impression(data: Any, latest_time: int | None = None) -> None:
     split = data.get("split")
     if split is not None and split not in SPLITS:
         raise RecordError("unknown_split", f"split: {split!r} is not one of {', '.join(SPLITS)}")
-    _check_values(data.get("context"), "context")
+    _check_values(data.get("context"), "context", widths["context"])
     candidates = data.get("candidates")
     if candidates is None:
         raise RecordError("missing_field", "candidates: is missing")
@@ -214,7 +219,7 @@ def check_impression(data: Any, latest_time: int | None = None) -> None:
         raise RecordError("no_candidates", "candidates: the list is empty")
     item_ids = set()
     for index, candidate in enumerate(candidates):
-        item_id = _check_candidate(candidate, index)
+        item_id = _check_candidate(candidate, index, widths["features"])
         if item_id in item_ids:
             raise RecordError(
                 "duplicate_item", f"candidates[{index}]: item {item_id!r} is already in the list"
@@ -280,7 +285,7 @@ def check_interaction(data: Any, latest_time: int | None = None) -> None:
         _check_numbers(feedback, "feedback")
 
 
-def check_row(data: Any, latest_time: int | None = None) -> None:
+def check_row(data: Any, latest_time: int | None = None, widths: Widths = _ANY) -> None:
     """Checks a row of a flat log: one candidate with its user and time; see `check_impression`.
 
     A row has `user_id`, `time`, `item_id`, `initial_score` and, optionally, `request_id`, `position` (the
@@ -302,22 +307,23 @@ def check_row(data: Any, latest_time: int | None = None) -> None:
         _check_position(data["position"], "position")
     if data.get("feedback") is not None:
         _check_numbers(data["feedback"], "feedback")
-    _check_values(data.get("features"), "features")
-    _check_values(data.get("context"), "context")
+    for part in ("features", "context"):
+        _check_values(data.get(part), part, widths[part])
 
 
-def check_attributes(data: Any, key: str) -> None:
-    """Checks a user's or an item's JSON object; `key` is `user_id` or `item_id`.
+def check_attributes(data: Any, key: str, widths: Widths = _ANY) -> None:
+    """Checks a user's or an item's JSON object; `key` is `user_id` or `item_id`. See `check_impression`.
 
     Raises:
         RecordError: Naming the first thing that is wrong.
     """
-    _check_object(data, "user" if key == "user_id" else "item")
+    kind, part = ("user", "context") if key == "user_id" else ("item", "features")
+    _check_object(data, kind)
     _check_id(data, key, "")
-    _check_values(data, "")
+    _check_values(data, "", widths[part])
 
 
-def _check_candidate(candidate: Any, index: int) -> str:
+def _check_candidate(candidate: Any, index: int, widths: Mapping[str, int]) -> str:
     if not isinstance(candidate, dict):
         raise RecordError("wrong_type", f"candidates[{index}]: expected an object, got {_named(candidate)}")
     item_id = candidate.get("item_id")
@@ -333,7 +339,7 @@ def _check_candidate(candidate: Any, index: int) -> str:
         _check_numbers(feedback, "feedback", index)
     features = candidate.get("features")
     if features:
-        _check_values(features, "features", index)
+        _check_values(features, "features", widths, index)
     return item_id  # type: ignore[return-value]
 
 
@@ -434,17 +440,21 @@ def _check_number(value: Any, where: str) -> None:
         raise RecordError("not_finite", f"{where}: {value!r:.40} is not a finite 32-bit number")
 
 
-def _check_values(values: Any, where: str, index: int | None = None) -> None:
+def _check_values(values: Any, where: str, widths: Mapping[str, int], index: int | None = None) -> None:
     if values is None:
         return
     if not isinstance(values, dict):
         raise RecordError("wrong_type", f"{_at(where, index)}: expected an object, got {_named(values)}")
     for name, value in values.items():
-        if value is None or isinstance(value, str):
+        if value is None or (isinstance(value, str) and widths.get(name) != 0):
             continue
         if type(value) in _NUMBERS and -MAX_NUMBER < value < MAX_NUMBER:
             continue
         place = f"{_at(where, index)}.{name}".lstrip(".")
+        if isinstance(value, str | list) and widths.get(name) == 0:
+            raise RecordError(
+                "wrong_type", f"{place}: declared dense, but holds {str(value)[:40]!r}, not a number"
+            )
         if isinstance(value, list):
             for each in value:
                 if not isinstance(each, str):

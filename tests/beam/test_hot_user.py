@@ -31,7 +31,7 @@ def _values():
 
 @pytest.mark.slow
 def test_a_user_with_a_million_interactions_does_not_sink_a_worker():
-    join = _JoinHistories(DECLARATION, OPTIONS, False)
+    join = _JoinHistories(DECLARATION, OPTIONS)
     join.setup()
     join.start_bundle()
     found = {}

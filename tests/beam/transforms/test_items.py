@@ -9,7 +9,7 @@ from tests.beam.logs import DECLARATION
 
 def _joined(folder, rows, needed=()):
     keyed = [(row["item_id"].encode(), to_json([row, f"items:{n}"])) for n, row in enumerate(rows)]
-    asked = [(item.encode(), shard.to_bytes(4, "big")) for item, shard in needed]
+    asked = [(item.encode(), shard) for item, shard in needed]
     return logs.outputs(JoinItems(DECLARATION, PreprocessOptions()), folder, (keyed, asked))
 
 

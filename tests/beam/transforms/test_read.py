@@ -5,7 +5,7 @@ import pytest
 import psad_tf.beam.transforms.read as read_module
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.sources import RawInputs, find_ranges
-from psad_tf.beam.transforms.check import Request, unpack
+from psad_tf.beam.transforms.check import Request
 from psad_tf.beam.transforms.read import ITEM_ROWS, MISTAKES, REQUESTS, TIMELINE, ReadRecords
 from psad_tf.beam.transforms.rows import ROWS, AssembleRows
 from tests.beam import logs
@@ -22,7 +22,7 @@ def _read(folder, kind, lines):
 
 
 def _impression(value):
-    return json.loads(unpack(Request.of(value).packed))
+    return list(Request.of(value).record())
 
 
 @pytest.mark.parametrize(

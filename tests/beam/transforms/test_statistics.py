@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psad_tf.beam.transforms.statistics import DenseStatistics, DenseSummary, StatisticsFn
+from psad_tf.beam.transforms.statistics import MERGE_SUMMARIES, DenseStatistics, DenseSummary
 from psad_tf.data.encode_record import ListValues, RecordEncoder
 from psad_tf.features import DenseFeature, HistoryDeclaration
 from tests.beam import logs
@@ -18,12 +18,9 @@ FLOATS = st.lists(st.floats(width=32, allow_infinity=False), max_size=30)
 
 
 def _summary(*parts):
-    total = DenseSummary()
-    for part in parts:
-        summary = DenseSummary()
-        summary.add(np.asarray(part, np.float32))
-        total.merge(summary)
-    return total.to_dict()
+    return DenseSummary(
+        *MERGE_SUMMARIES.apply([DenseSummary.of(np.asarray(p, np.float32)) for p in parts])
+    ).to_dict()
 
 
 @given(FLOATS, FLOATS, FLOATS)
@@ -55,18 +52,17 @@ def test_no_value_at_all_is_standardized_to_zero():
     assert _summary([math.nan]) == {"count": 1, "missing": 1, "mean": 0.0, "std": 1.0, "min": 0.0, "max": 0.0}
 
 
-def test_logarithms_are_taken_of_what_is_not_negative():
+def test_logarithms_are_taken_of_what_is_not_negative(tmp_path):
     declaration = dataclasses.replace(
         DECLARATION,
         context_dense=(DenseFeature("plain"), DenseFeature("log", "log1p_standardize")),
         candidate_dense=(), history=HistoryDeclaration(dense=()),
     )  # fmt: skip
-    combine = StatisticsFn(declaration)
-    accumulators = []
-    for value in (-1.0, 0.0, math.e - 1):
-        values = ListValues("r", 0, [], [value, value], [], [], [()], [()], [], [], 0)
-        accumulators.append(combine.add_input(combine.create_accumulator(), values))
-    found = combine.extract_output(combine.merge_accumulators(accumulators))
+    lists = [
+        ListValues("r", 0, [], [value, value], [], [], [()], [()], [], [], 0)
+        for value in (-1.0, 0.0, math.e - 1)
+    ]
+    (found,) = logs.outputs(DenseStatistics(declaration), tmp_path, lists).elements[""]
     assert found["log"]["mean"] == pytest.approx(1 / 3, rel=1e-6)
     assert (found["log"]["min"], found["plain"]["min"]) == (0.0, -1.0)
 

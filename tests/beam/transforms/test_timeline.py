@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from psad_tf.beam.options import PreprocessOptions
-from psad_tf.beam.transforms.check import ATTRIBUTES, INTERACTION, ImpressionCheck, to_json, unpack
+from psad_tf.beam.transforms.check import ATTRIBUTES, INTERACTION, ImpressionCheck, to_json
 from psad_tf.beam.transforms.timeline import NEEDED, Joined, JoinHistories
 from psad_tf.data.encode_record import RecordEncoder
 from tests.beam import logs
@@ -33,7 +33,7 @@ def _joined(folder, impressions, interactions, users=(), needed=False, buffer_by
     histories = {}
     for _, value in found.elements["joined"]:
         joined = Joined.of(value)
-        data, _ = orjson.loads(unpack(joined.request.packed))
+        data, _ = joined.request.record()
         past = [(int.from_bytes(each[:8], "big"), ENCODER.past_item(each)) for each in joined.history]
         histories[data["request_id"]] = past, joined.user
     return histories, found
@@ -84,8 +84,8 @@ def test_each_shard_is_said_to_need_the_items_of_its_lists_and_histories(tmp_pat
     assert {item.decode() for item, _ in needed} == {f"item-{n}" for n in (*range(8), 50, 99)}
     shards = set()
     for shard, value in given.elements["joined"]:
-        data, _ = orjson.loads(unpack(Joined.of(value).request.packed))
+        data, _ = Joined.of(value).request.record()
         number = data["request_id"].removeprefix("request-")
         shards.add(shard)
-        assert (f"item-{number}".encode(), shard.to_bytes(4, "big")) in needed
+        assert (f"item-{number}".encode(), shard) in needed
     assert shards == {0, 1}
