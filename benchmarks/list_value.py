@@ -25,9 +25,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import (
-    RESULTS_DIR,
-    WORK_DIR,
-    ResultStore,
     markdown_table,
     one_line_errors,
     paired_test,
@@ -35,7 +32,7 @@ from benchmarks.common import (
     summarize,
     write_text,
 )
-from benchmarks.list_value_runs import SLOTS, Runs, Setting
+from benchmarks.list_value_runs import SLOTS, Runs, Setting, add_run_options
 from psad_tf.baselines.lambdamart import LambdaMARTConfig
 from psad_tf.config import TrainConfig, load_train_config
 from psad_tf.files import write_json
@@ -90,10 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, help="only these")
     parser.add_argument("--seeds", nargs="+", type=int, help="only these")
     parser.add_argument("--minutes", type=float, default=0.0, help="start no run after these; 0 for no limit")
-    parser.add_argument("--no_xla", action="store_true", help="do not compile train steps with XLA")
     parser.add_argument("--search", action="store_true", help="choose settings on validation logs first")
-    parser.add_argument("--output_dir", default=RESULTS_DIR, help="folder of the results")
-    parser.add_argument("--work_dir", default=WORK_DIR, help="folder of finished runs")
+    add_run_options(parser)
     options = parser.parse_args(arguments)
     with one_line_errors():
         run(options)
@@ -102,8 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(options: argparse.Namespace) -> None:
     """Trains what is not trained yet, as long as there is time, and writes the results."""
     os.makedirs(options.output_dir, exist_ok=True)
-    store = ResultStore(os.path.join(options.work_dir, "list_value.jsonl"))
-    runs = Runs(store, os.path.join(options.work_dir, "list_value"), not options.no_xla)
+    runs = Runs(options.work_dir, not options.no_xla)
     started = time.monotonic()
 
     def time_is_up() -> bool:

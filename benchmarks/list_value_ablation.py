@@ -23,9 +23,6 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import (
-    RESULTS_DIR,
-    WORK_DIR,
-    ResultStore,
     markdown_table,
     one_line_errors,
     paired_test,
@@ -34,7 +31,7 @@ from benchmarks.common import (
     write_text,
 )
 from benchmarks.list_value import ORACLES, config_of
-from benchmarks.list_value_runs import Runs, Setting
+from benchmarks.list_value_runs import Runs, Setting, add_run_options
 from psad_tf.config import TrainConfig
 from psad_tf.datasets.simulator import SimulatorConfig
 from psad_tf.errors import InputError
@@ -109,9 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="seeds of each variant")
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS, *EXPLORED], help="only these")
     parser.add_argument("--minutes", type=float, default=0.0, help="start no run after these; 0 for no limit")
-    parser.add_argument("--no_xla", action="store_true", help="do not compile train steps with XLA")
-    parser.add_argument("--output_dir", default=RESULTS_DIR, help="folder of the results")
-    parser.add_argument("--work_dir", default=WORK_DIR, help="folder of finished runs")
+    add_run_options(parser)
     options = parser.parse_args(arguments)
     with one_line_errors():
         run(options)
@@ -123,8 +118,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("lists and seeds: must be at least 1")
     os.makedirs(options.output_dir, exist_ok=True)
     path = os.path.join(options.output_dir, "list_value_ablation.json")
-    store = ResultStore(os.path.join(options.work_dir, "list_value.jsonl"))
-    runs = Runs(store, os.path.join(options.work_dir, "list_value"), not options.no_xla)
+    runs = Runs(options.work_dir, not options.no_xla)
     names = [n for n in (*VARIANTS, *EXPLORED) if options.variants is None or n in (FULL, *options.variants)]
     started, full, left = time.monotonic(), None, 0
     for name in names:

@@ -8,6 +8,7 @@ slots of its lists, over those of the greedy oracle's.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.common import ResultStore, code_fingerprint, fingerprint
+from benchmarks.common import RESULTS_DIR, WORK_DIR, ResultStore, code_fingerprint, fingerprint
 from benchmarks.runs import BASELINE_CODE, LAMBDAMART, PSAD_CODE
 from psad_tf.baselines import NEURAL_BASELINES
 from psad_tf.baselines.lambdamart import LambdaMART, LambdaMARTConfig
@@ -64,18 +65,24 @@ class Setting:
         return dataclasses.replace(PRESETS[self.world], lists=self.lists, shown=shown)
 
 
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """The options of every benchmark that trains on simulated worlds."""
+    parser.add_argument("--no_xla", action="store_true", help="do not compile train steps with XLA")
+    parser.add_argument("--output_dir", default=RESULTS_DIR, help="folder of the results")
+    parser.add_argument("--work_dir", default=WORK_DIR, help="folder of finished runs")
+
+
 class Runs:
     """Trains and judges, remembering what is done.
 
     Args:
-        store: Finished records.
-        folder: Where the value of each test list is kept, a file a record.
+        work_dir: Where finished records are kept, and the value of each test list, a file a record.
         jit_compile: Compile train steps with XLA.
     """
 
-    def __init__(self, store: ResultStore, folder: str, jit_compile: bool = True) -> None:
-        self.store = store
-        self.folder = folder
+    def __init__(self, work_dir: str, jit_compile: bool = True) -> None:
+        self.store = ResultStore(os.path.join(work_dir, "list_value.jsonl"))
+        self.folder = os.path.join(work_dir, "list_value")
         self.jit_compile = jit_compile
         self._code = {
             "psad": code_fingerprint((*PSAD_CODE, *SIMULATOR_CODE, *OWN_CODE)),

@@ -23,15 +23,12 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.common import (
-    RESULTS_DIR,
-    WORK_DIR,
-    ResultStore,
     markdown_table,
     one_line_errors,
     write_text,
 )
 from benchmarks.list_value import BASELINES, PLAN, config_of
-from benchmarks.list_value_runs import EVALUATED, SLOTS, Runs, Setting
+from benchmarks.list_value_runs import EVALUATED, SLOTS, Runs, Setting, add_run_options
 from psad_tf.config import TrainConfig
 from psad_tf.datasets.simulator.oracles import ORACLES, true_values
 from psad_tf.files import write_json
@@ -46,9 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--lists", type=int, default=100_000, help="lists logged, half of them to each side")
     parser.add_argument("--shown", choices=["all", "6"], default="6", help="how many candidates a list shows")
     parser.add_argument("--rankers", nargs="+", choices=RANKERS, default=RANKERS, help="which to train")
-    parser.add_argument("--no_xla", action="store_true", help="do not compile train steps with XLA")
-    parser.add_argument("--output_dir", default=RESULTS_DIR, help="folder of the results")
-    parser.add_argument("--work_dir", default=WORK_DIR, help="folder of finished runs")
+    add_run_options(parser)
     options = parser.parse_args(arguments)
     with one_line_errors():
         run(options)
@@ -58,8 +53,7 @@ def run(options: argparse.Namespace) -> None:
     """Trains rankers and evaluator, and compares estimates with the truth."""
     os.makedirs(options.output_dir, exist_ok=True)
     setting = Setting(PLAN[0][0].world, options.lists, options.shown)
-    store = ResultStore(os.path.join(options.work_dir, "list_value.jsonl"))
-    runs = Runs(store, os.path.join(options.work_dir, "list_value"), not options.no_xla)
+    runs = Runs(options.work_dir, not options.no_xla)
     orders = rankings(runs, setting, options.rankers)
     estimated = estimates(runs, setting, orders)
     source = runs.source(setting)
