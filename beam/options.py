@@ -51,7 +51,7 @@ class PreprocessOptions:
         num_shards: Files a split, and the most workers that write lists. A shard is sorted as a whole: give
             about one a 100 MB of compressed logs.
         vocabulary_min_count: A value seen less often in training lists is left to "out of vocabulary".
-        vocabulary_cap: The most values a vocabulary keeps, the most frequent.
+        max_vocabulary_size: Values that a vocabulary keeps, the most frequent.
         long_lists: `drop` makes a list longer than the declaration's `max_candidates` a dead letter,
             `truncate` keeps its best candidates of the initial ranker.
         min_candidates: A shorter list is a dead letter.
@@ -69,7 +69,7 @@ class PreprocessOptions:
     split: SplitPolicy = SplitPolicy()
     num_shards: int = 4
     vocabulary_min_count: int = 1
-    vocabulary_cap: int = 1_000_000
+    max_vocabulary_size: int = 1_000_000
     long_lists: Literal["drop", "truncate"] = "drop"
     min_candidates: int = 1
     session_gap_seconds: int = 1800
@@ -84,7 +84,7 @@ class PreprocessOptions:
         for name, least, most in (
             ("num_shards", 1, 99_999),
             ("vocabulary_min_count", 1, None),
-            ("vocabulary_cap", 1, None),
+            ("max_vocabulary_size", 1, None),
             ("min_candidates", 1, None),
             ("session_gap_seconds", 1, None),
             ("buffer_bytes", 1, None),

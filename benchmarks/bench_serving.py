@@ -415,7 +415,7 @@ def draw(load: Mapping[str, Any], path: str) -> None:
         axes[1][column].set_xscale("log", base=2)
         axes[1][column].xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:.0f}"))
         axes[1][column].set_xlabel("clients")
-    axes[0][0].set_ylabel("lists a second")
+    axes[0][0].set_ylabel("lists per second")
     axes[1][0].set_ylabel("p99 at 60% of that, ms")
     axes[0][0].legend()
     figure.tight_layout()

@@ -310,7 +310,7 @@ def draw(found: dict[str, Any], path: str) -> None:
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("lists a step")
-    axes.set_ylabel("lists a second")
+    axes.set_ylabel("lists per second")
     axes.set_title("Training speed")
     axes.legend()
     figure.tight_layout()

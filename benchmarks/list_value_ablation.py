@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> None:
 def _values(
     runs: Runs, lists: int, name: str, seeds: Sequence[int]
 ) -> tuple[dict[str, list[np.ndarray]], float]:
-    """The true value of each test list by model, an array a seed, and the mean seconds of a run."""
+    """The true value of each test list by model, an array per seed, and the mean seconds of a run."""
     setting = Setting(WORLD, lists, "all")
     if name in EXPLORED:
         setting = ExploredSetting(WORLD, lists, "all", EXPLORED[name])

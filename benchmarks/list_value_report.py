@@ -96,7 +96,7 @@ def tables(found: Found, significance: Found, order: Sequence[str]) -> str:
             for model, facts in sorted(of_shown.items(), key=lambda each: order.index(each[0]))
         ]
         if rows:
-            header = ["student less", "clicks a list", "95 %", "p"]
+            header = ["student less", "clicks per list", "95 %", "p"]
             parts.append(f"Paired by list, seeds averaged:\n\n{markdown_table(header, rows)}")
     return "\n\n".join(parts)
 

@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--requests", required=True, help="file, one base64 PredictRequest a line")
     parser.add_argument("--clients", type=int, default=1)
     parser.add_argument(
-        "--rate", type=float, default=0.0, help="requests a second; 0 for as many as possible"
+        "--rate", type=float, default=0.0, help="requests per second; 0 for as many as possible"
     )
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--warmup_seconds", type=float, default=1.0)

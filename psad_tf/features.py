@@ -148,21 +148,22 @@ class FeatureDeclaration:
     Args:
         context_categorical: Features of the user and the request; looked up in the request's context
             first, then among the user's attributes. `user_id`, `request_hour` and `request_weekday`
-            (UTC) are known without being in either.
-        context_dense: Numbers of the user and the request, looked up the same way.
-        history: The user's past interactions.
+            (UTC) are known without being in either. Default: none.
+        context_dense: Numbers of the user and the request, looked up the same way. Default: none.
+        history: The user's past interactions. Default: the last 50, item and age.
         candidate_categorical: Candidate features; the first must be `item_id`. Looked up in the
-            candidate's features first, then among the item's attributes.
+            candidate's features first, then among the item's attributes. Default: `item_id` alone.
         candidate_dense: Candidate numbers, looked up the same way; `initial_score` is known.
-        label: How feedback becomes `relevance` and `negative`.
-        max_candidates: The longest list accepted, N at most.
+            Default: none.
+        label: How feedback becomes `relevance` and `negative`. Default: a click is grade 1.
+        max_candidates: The longest list accepted, N at most. Default: 200.
     """
 
-    context_categorical: tuple[CategoricalFeature, ...]
-    context_dense: tuple[DenseFeature, ...]
-    history: HistoryDeclaration
-    candidate_categorical: tuple[CategoricalFeature, ...]
-    candidate_dense: tuple[DenseFeature, ...]
+    context_categorical: tuple[CategoricalFeature, ...] = ()
+    context_dense: tuple[DenseFeature, ...] = ()
+    history: HistoryDeclaration = HistoryDeclaration()
+    candidate_categorical: tuple[CategoricalFeature, ...] = (CategoricalFeature(ITEM_ID),)
+    candidate_dense: tuple[DenseFeature, ...] = ()
     label: LabelDeclaration = LabelDeclaration()
     max_candidates: int = 200
 
@@ -232,7 +233,8 @@ class FeatureDeclaration:
         data = dict(data)
         version = data.pop("version", None)
         if version != DECLARATION_VERSION:
-            raise InputError(f"{where}: version is {version!r}, expected {DECLARATION_VERSION}")
+            found = "is missing" if version is None else f"is {version!r}"
+            raise InputError(f"{where}: key 'version' {found}, expected {DECLARATION_VERSION}")
         try:
             return from_plain(cls, data, where)
         except InputError as error:

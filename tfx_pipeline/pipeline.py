@@ -145,7 +145,7 @@ def _drift_gate(statistics: BaseComponent, schema: BaseComponent) -> list[BaseCo
 
 def _infra_check(settings: PipelineSettings, model: tfx.dsl.Channel) -> BaseComponent:
     if settings.infra_image is None:
-        return InfraCheck(model=model, model_name=settings.model_name, slowest_ms=settings.slowest_ms)
+        return InfraCheck(model=model, model_name=settings.model_name, max_latency_ms=settings.max_latency_ms)
     folder, _, name = settings.infra_image.rpartition("/")  # a registry's port is no tag
     name, _, tag = name.partition(":")
     image = f"{folder}/{name}" if folder else name

@@ -36,7 +36,7 @@ class ServedCheck:
     p50_ms: float = 0.0
 
 
-def check_served(model_dir: str, model_name: str, slowest_ms: float = 0.0) -> ServedCheck:
+def check_served(model_dir: str, model_name: str, max_latency_ms: float = 0.0) -> ServedCheck:
     """Serves a SavedModel on a free loopback port and sends each of its warm-up requests once.
 
     Loading replays the warm-up records too, as TensorFlow Serving does, so the latencies are warm ones.
@@ -44,7 +44,7 @@ def check_served(model_dir: str, model_name: str, slowest_ms: float = 0.0) -> Se
     Args:
         model_dir: Folder of the SavedModel.
         model_name: Name under which it is served.
-        slowest_ms: Bound on the median latency; 0 sets none.
+        max_latency_ms: Bound on the median latency; 0 sets none.
     """
     try:
         requests = _warmup_requests(os.path.join(model_dir, WARMUP_FILE))
@@ -75,9 +75,9 @@ def check_served(model_dir: str, model_name: str, slowest_ms: float = 0.0) -> Se
         except (InputError, RerankError) as error:
             return ServedCheck(str(error), len(latencies))
     median = float(np.median(latencies))
-    if 0.0 < slowest_ms < median:
+    if 0.0 < max_latency_ms < median:
         return ServedCheck(
-            f"the median latency is {median:.1f} ms, allowed are {slowest_ms:g}", len(latencies), median
+            f"the median latency is {median:.1f} ms, allowed are {max_latency_ms:g}", len(latencies), median
         )
     return ServedCheck("", len(latencies), median)
 

@@ -47,7 +47,7 @@ class PipelineSettings:
         slices: Context features by which the metrics are sliced, a user group a value.
         infra_image: Docker image of TensorFlow Serving to load the candidate in, in place of the embedded
             server; `tensorflow/serving:2.15.1` for instance.
-        slowest_ms: The infra check's bound on the median latency of a warm-up request; 0 sets none.
+        max_latency_ms: The infra check's bound on the median latency of a warm-up request; 0 sets none.
         run_fn: Python path of the function that trains.
         enable_cache: Take the outputs of an earlier run where inputs, settings and code are the same.
         beam_args: Options of Beam for every component that runs on it.
@@ -70,7 +70,7 @@ class PipelineSettings:
     blessing: BlessingRules = dataclasses.field(default_factory=BlessingRules)
     slices: tuple[str, ...] = ()
     infra_image: str | None = None
-    slowest_ms: float = 0.0
+    max_latency_ms: float = 0.0
     run_fn: str = RUN_FN
     enable_cache: bool = True
     beam_args: tuple[str, ...] = LOCAL_BEAM

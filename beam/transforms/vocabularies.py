@@ -37,7 +37,7 @@ def WriteVocabularies(
         | "Rank" >> beam.MapTuple(_ranked).with_output_types(tuple[str, bytes])
         | "By vocabulary" >> beam.GroupByKey()
         | "Sort" >> SortValues(options.buffer_bytes)
-        | "Write" >> beam.MapTuple(lambda name, each: _write(name, each, folder, options.vocabulary_cap))
+        | "Write" >> beam.MapTuple(lambda name, each: _write(name, each, folder, options.max_vocabulary_size))
     )
 
 

@@ -42,12 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--valid_from", type=int, help="seconds since 1970 UTC from which lists validate")
     parser.add_argument("--test_from", type=int, help="seconds since 1970 UTC from which lists test")
-    parser.add_argument("--num_shards", type=int, default=4, help="files a split")
+    parser.add_argument("--num_shards", type=int, default=4, help="files per split")
     parser.add_argument(
         "--vocabulary_min_count", type=int, default=1, help="rarer values are out of vocabulary"
     )
     parser.add_argument(
-        "--vocabulary_cap", type=int, default=1_000_000, help="the most values a vocabulary keeps"
+        "--max_vocabulary_size",
+        type=int,
+        default=1_000_000,
+        help="values that a vocabulary keeps, the most frequent",
     )
     parser.add_argument(
         "--long_lists",

@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         False,
         "let a label name a version that is not loaded",
     )
-    add("--grpc_max_threads", type=int, default=0, help="requests worked on at once; 0 chooses")
-    add("--max_queued_requests", type=int, default=256, help="requests waiting; more are refused")
+    add("--grpc_max_threads", type=int, default=0, help="concurrent requests; 0 chooses")
+    add("--max_queued_requests", type=int, default=256, help="waiting requests; more are refused")
     add("--max_message_bytes", type=int, default=16 * 2**20, help="largest request")
     add("--drain_seconds", type=float, default=10.0, help="time for running requests at shutdown")
 

@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="least change of NDCG@10 to the last blessed model in every slice (default: no bound)",
     )
     add("--min_slice_ndcg", type=float, default=None, help="least NDCG@10 in every slice (default: no bound)")
-    add("--slowest_ms", type=float, default=0.0, help="bound on a request's median latency; 0 for none")
+    add("--max_latency_ms", type=float, default=0.0, help="bound on a request's median latency; 0 for none")
     add("--infra_image", default="", help="load the candidate in this Docker image of TensorFlow Serving")
-    add("--num_shards", type=int, default=4, help="files a split")
+    add("--num_shards", type=int, default=4, help="files per split")
     add("--name", default="psad", help="name of the pipeline: of cache and baseline")
     add("--model_name", default="psad", help="name under which the model is served")
     add("--no_cache", action="store_true", help="run every component anew")
@@ -181,7 +181,7 @@ def settings_of(arguments: argparse.Namespace) -> PipelineSettings:
         ),
         slices=tuple(arguments.slice),
         infra_image=arguments.infra_image or None,
-        slowest_ms=arguments.slowest_ms,
+        max_latency_ms=arguments.max_latency_ms,
         enable_cache=not arguments.no_cache,
         beam_args=tuple(arguments.beam_options) or LOCAL_BEAM,
     )

@@ -20,7 +20,7 @@ strings, and null is the same as absent. An impression's own `feedback` is
 `{item_id: {name: number}}`, for logs that keep clicks apart from the list shown.
 
 A *raw data folder* holds `impressions.jsonl`, `interactions.jsonl`, `users.jsonl`, `items.jsonl` (one
-record a line) and `features.json` (the feature declaration).
+record per line) and `features.json` (the feature declaration).
 
 This module imports neither TensorFlow nor Beam: readers of data sets, the simulator, the Beam job and
 the client all share it.

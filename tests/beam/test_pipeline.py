@@ -208,7 +208,7 @@ def test_rare_values_and_values_over_the_cap_are_left_out(made, raw, tmp_path):
     whole = (made[0] / "vocabularies" / "item_id.txt").read_text().splitlines()
     preprocess(
         raw, tmp_path / "lists", DECLARATION,
-        options=dataclasses.replace(OPTIONS, vocabulary_cap=5, vocabulary_min_count=2),
+        options=dataclasses.replace(OPTIONS, max_vocabulary_size=5, vocabulary_min_count=2),
     )  # fmt: skip
     assert (tmp_path / "lists" / "vocabularies" / "item_id.txt").read_text().splitlines() == whole[:5]
 

@@ -213,7 +213,7 @@ def test_a_model_is_not_servable_without_warm_up_requests_to_show_it(pushed_copy
 
 
 def test_a_model_that_answers_too_slowly_is_not_servable(runs):
-    found = check_served(runs.first.pushed, "psad", slowest_ms=1e-6)
+    found = check_served(runs.first.pushed, "psad", max_latency_ms=1e-6)
     assert found.requests > 0 and "the median latency is" in found.reason
 
 

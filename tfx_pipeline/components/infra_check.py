@@ -18,7 +18,7 @@ def InfraCheck(
     model: InputArtifact[Model],
     blessing: OutputArtifact[InfraBlessing],
     model_name: Parameter[str],
-    slowest_ms: Parameter[float],
+    max_latency_ms: Parameter[float],
 ) -> None:
     """Blesses a model that loads and answers its warm-up requests.
 
@@ -26,11 +26,11 @@ def InfraCheck(
         model: The candidate.
         blessing: The output; `reason` says why a model is not blessed.
         model_name: Name under which it is served.
-        slowest_ms: Bound on the median latency; 0 sets none.
+        max_latency_ms: Bound on the median latency; 0 sets none.
     """
     from psad_tf.tfx_pipeline.served import check_served  # the server is needed where it runs, not to compile
 
-    found = check_served(path_utils.serving_model_path(model.uri), model_name, slowest_ms)
+    found = check_served(path_utils.serving_model_path(model.uri), model_name, max_latency_ms)
     blessing.set_int_custom_property("blessed", int(not found.reason))
     blessing.set_int_custom_property("has_model", 0)
     blessing.set_int_custom_property("requests", found.requests)

@@ -48,7 +48,9 @@ def _written(folder, lists, **options):
 
 @pytest.mark.parametrize(("min_count", "cap"), [(1, 10**6), (1, 3), (3, 10**6), (2, 7)])
 def test_the_most_frequent_values_are_kept_exactly(tmp_path, lists, min_count, cap):
-    found = _written(tmp_path, lists, vocabulary_min_count=min_count, vocabulary_cap=cap, buffer_bytes=300)
+    found = _written(
+        tmp_path, lists, vocabulary_min_count=min_count, max_vocabulary_size=cap, buffer_bytes=300
+    )
     for name, counts in _expected(lists).items():
         ordered = sorted(counts, key=lambda value: (-counts[value], value))
         assert found[f"vocabularies/{name}.txt"] == [v for v in ordered if counts[v] >= min_count][:cap], name
