@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.io.tfrecordio import _TFRecordUtil
+
+from psad_tf.beam.compat import write_tfrecord
 
 PARTS = ".parts"
 
@@ -80,7 +81,7 @@ class OutputFile:
 
     def write_tfrecord(self, record: bytes) -> None:
         """Writes one record in the frame of a TFRecord."""
-        _TFRecordUtil.write_record(self, record)
+        write_tfrecord(self, record)
 
     def info(self) -> dict[str, Any]:
         """What the manifest says of the closed file: sha256, bytes, records; with its name and part."""

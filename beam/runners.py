@@ -5,19 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-import shlex
-import sys
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
-from apache_beam.portability import python_urns
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner, worker_handlers
-from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
 from apache_beam.runners.runner import PipelineRunner, create_runner
-from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
 
+from psad_tf.beam.compat import LocalRunner, LocalWorker, ProcessRunner
 from psad_tf.errors import InputError
 
 _ERROR_LINE = re.compile(r"(Caused by: )?[\w.$]*(Error|Exception)\b")
@@ -54,7 +49,7 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
     """
     if is_local(options):
         in_processes = options.view_as(DirectOptions).direct_running_mode == "multi_processing"
-        return _ProcessRunner() if in_processes else FnApiRunner()
+        return ProcessRunner() if in_processes else LocalRunner()
     try:
         return create_runner(options.view_as(StandardOptions).runner)
     except (ValueError, ImportError) as error:
@@ -82,12 +77,12 @@ def one_error() -> Iterator[None]:
     for each in loggers:
         each.setLevel(logging.CRITICAL + 1)
     threading.excepthook = drop
-    _Worker.ended.clear()
+    LocalWorker.ended.clear()
     try:
         yield
     except Exception as error:
-        if _Worker.ended:
-            said = f"ended before its work was done, with exit code {_Worker.ended[0]}: is memory short?"
+        if LocalWorker.ended:
+            said = f"ended before its work was done, with exit code {LocalWorker.ended[0]}: is memory short?"
             raise InputError(f"a worker process of Beam {said}") from error
         raise
     finally:
@@ -105,45 +100,3 @@ def cause(message: str) -> str:
     """
     lines = [line for line in message.splitlines() if _ERROR_LINE.match(line)]
     return (lines or message.strip().splitlines() or ["no reason was given"])[-1][:500]
-
-
-class _ProcessRunner(FnApiRunner):
-    """Starts its workers by a command that a space in Python's path does not break, as Beam's own is.
-
-    What they print is kept back: the errors of a record reach the runner otherwise.
-    """
-
-    @property
-    def _default_environment(self) -> Environment:
-        command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
-        return SubprocessSDKEnvironment.from_command_string(f"{command} 2>/dev/null")
-
-    @_default_environment.setter
-    def _default_environment(self, _: Environment) -> None:
-        """Beam sets its own."""
-
-
-@worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
-class _Worker(worker_handlers.SubprocessSdkWorkerHandler):
-    """A worker process whose end ends the job: Beam's own waits for ever for one that was killed."""
-
-    ended: ClassVar[list[str]] = []
-
-    def start_worker(self) -> None:
-        self._closing = threading.Event()
-        self.worker_thread = threading.Thread(target=self._run, daemon=True)
-        self.worker_thread.start()
-
-    def close(self) -> None:
-        self._closing.set()
-        super().close()
-
-    def _run(self) -> None:
-        try:
-            SubprocessSdkWorker(
-                self._worker_command_line, self.control_address, self.provision_info, self.worker_id
-            ).run()
-        except RuntimeError as error:
-            self.ended.append(str(error).rpartition(" ")[2])
-            while not self._closing.wait(0.1):  # a request may come after this one
-                self.control_conn.abort(error)

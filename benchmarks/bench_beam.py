@@ -31,6 +31,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
+from unittest import mock
 
 from benchmarks.common import (
     RESULTS_DIR,
@@ -179,25 +180,20 @@ class Watch:
     @contextlib.contextmanager
     def counted(self) -> Iterator[None]:
         """Counts the bytes that enter a GroupByKey of the in-memory runner, and those that sorting writes."""
-        from apache_beam.runners.portability.fn_api_runner.execution import GroupingBuffer
-
+        from psad_tf.beam.compat import counting_shuffled
         from psad_tf.beam.transforms.sort_values import _Spilled
 
-        append, add = GroupingBuffer.append, _Spilled.add
-
-        def counted_append(buffer: Any, data: bytes) -> None:
-            self.shuffled_bytes += len(data)
-            append(buffer, data)
+        add = _Spilled.add
 
         def counted_add(spilled: Any, values: Any) -> None:
             add(spilled, values)
             self.temporary_bytes += os.path.getsize(spilled._runs[-1])
 
-        GroupingBuffer.append, _Spilled.add = counted_append, counted_add
-        try:
+        def shuffled(size: int) -> None:
+            self.shuffled_bytes += size
+
+        with counting_shuffled(shuffled), mock.patch.object(_Spilled, "add", counted_add):
             yield
-        finally:
-            GroupingBuffer.append, _Spilled.add = append, add
 
     def follow(self, pids: Iterable[int]) -> None:
         """Starts to read CPU time and memory of processes and of those that they start."""

@@ -1,7 +1,7 @@
 """Every private interface of TensorFlow and Keras that training stands on, one function each.
 
 `tests/psad_tf/test_compat.py` fails when a newer release takes one away or changes it. The server's own is in
-`psad_tf.serving.server.compat`, the Beam job's in `psad_tf.beam.runners`.
+`psad_tf.serving.server.compat`, the Beam job's in `psad_tf.beam.compat`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,82 @@
+"""Every interface of Beam without a promise that the job stands on.
+
+`tests/beam/test_compat.py` fails when a newer release takes one away or changes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+from unittest import mock
+
+from apache_beam.io.tfrecordio import _TFRecordUtil
+from apache_beam.portability import python_urns
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner as LocalRunner
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
+from apache_beam.runners.portability.fn_api_runner.execution import GroupingBuffer
+from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
+from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
+
+
+def write_tfrecord(file: Any, record: bytes) -> None:
+    """Writes one record in the frame of a TFRecord to what has a `write`."""
+    _TFRecordUtil.write_record(file, record)
+
+
+@contextlib.contextmanager
+def counting_shuffled(count: Callable[[int], object]) -> Iterator[None]:
+    """Tells `count` the bytes that enter each GroupByKey of the in-memory runner."""
+    append = GroupingBuffer.append
+
+    def counted(buffer: Any, data: bytes) -> None:
+        count(len(data))
+        append(buffer, data)
+
+    with mock.patch.object(GroupingBuffer, "append", counted):
+        yield
+
+
+class ProcessRunner(LocalRunner):
+    """Starts its workers by a command that a space in Python's path does not break, as Beam's own is.
+
+    What they print is kept back: the errors of a record reach the runner otherwise.
+    """
+
+    @property
+    def _default_environment(self) -> Environment:
+        command = f"exec {shlex.quote(sys.executable)} -m apache_beam.runners.worker.sdk_worker_main"
+        return SubprocessSDKEnvironment.from_command_string(f"{command} 2>/dev/null")
+
+    @_default_environment.setter
+    def _default_environment(self, _: Environment) -> None:
+        """Beam sets its own."""
+
+
+@worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)
+class LocalWorker(worker_handlers.SubprocessSdkWorkerHandler):
+    """A worker process whose end ends the job: Beam's own waits for ever for one that was killed."""
+
+    ended: ClassVar[list[str]] = []
+
+    def start_worker(self) -> None:
+        self._closing = threading.Event()
+        self.worker_thread = threading.Thread(target=self._run, daemon=True)
+        self.worker_thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        super().close()
+
+    def _run(self) -> None:
+        try:
+            SubprocessSdkWorker(
+                self._worker_command_line, self.control_address, self.provision_info, self.worker_id
+            ).run()
+        except RuntimeError as error:
+            self.ended.append(str(error).rpartition(" ")[2])
+            while not self._closing.wait(0.1):  # a request may come after this one
+                self.control_conn.abort(error)
