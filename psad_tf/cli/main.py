@@ -73,6 +73,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _says_something(record: logging.LogRecord) -> bool:
+    """Not Keras' warning of every callback that takes longer than a step, as a checkpoint does."""
+    return "is slow compared to the batch time" not in str(record.msg)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one subcommand.
 
@@ -85,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("tensorflow").addFilter(_says_something)
     warnings.filterwarnings("ignore", message="You are using a Python version", category=FutureWarning)
     parser = build_parser()
     if not arguments:

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import list_value, list_value_ablation, list_value_trust
+from benchmarks import list_value, list_value_ablation, list_value_runs, list_value_trust
 from benchmarks.common import fingerprint
 from benchmarks.list_value_runs import Runs, Setting
 from psad_tf.config import load_train_config
@@ -28,6 +28,8 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(list_value, "PRESET_FILE", str(tmp_path / "config.json"))
     monkeypatch.setattr(list_value, "SEARCH_FILE", str(tmp_path / "search.json"))
     monkeypatch.setattr(list_value, "PLAN", tuple((setting, (1,)) for setting in SETTINGS))
+    for module in (list_value, list_value_runs, list_value_trust):
+        monkeypatch.setattr(module, "SLOTS", 2)
     return ["--no_xla", "--output_dir", str(tmp_path / "out"), "--work_dir", str(tmp_path / "work")]
 
 
@@ -42,7 +44,7 @@ def test_a_run_that_was_stopped_goes_on_and_its_results_have_the_layout(small, t
         assert set(of_models) == set(models)
         assert of_models["greedy_oracle"]["mean"] == 1.0
         for facts in of_models.values():
-            assert 0.3 < facts["mean"] <= 1.0 and len(facts["seeds"]) == 1
+            assert 0.1 < facts["mean"] <= 1.0 and len(facts["seeds"]) == 1
     significance = json.loads((tmp_path / "out" / "list_value_significance.json").read_text())
     assert significance["interactions"]["800"]["6"]["pointwise"]["lists"] == 80
     assert (tmp_path / "out" / "list_value.png").stat().st_size > 1000

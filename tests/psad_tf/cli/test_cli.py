@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -45,6 +46,16 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 141
+
+
+def test_keras_says_nothing_of_checkpoints_that_take_longer_than_a_step(capsys, caplog):
+    fails(capsys, "rerang")
+    logger = logging.getLogger("tensorflow")
+    logger.warning(
+        "Callback method `on_train_batch_end` is slow compared to the batch time (batch time: %f)", 1
+    )
+    logger.warning("something else")
+    assert caplog.messages == ["something else"]
 
 
 def test_unknown_subcommand(capsys):
