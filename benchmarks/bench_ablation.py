@@ -29,17 +29,19 @@ from benchmarks.common import (
     SIMULATOR,
     WORK_DIR,
     ResultStore,
+    headless_pyplot,
     markdown_table,
     merged,
     one_line_errors,
     paired_test,
     read_json,
+    save_figure,
     summarize,
     write_text,
 )
 from psad_tf.config import TrainConfig
 from psad_tf.errors import InputError
-from psad_tf.files import replaced_file, write_json
+from psad_tf.files import write_json
 
 FULL = "full"
 NEARNESS = "share_of_best_utility"
@@ -257,11 +259,7 @@ def _cell(summary: Mapping[str, Any]) -> str:
 
 def draw(found: Mapping[str, Any], path: str) -> None:
     """Quality against latency, a panel a data set."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = headless_pyplot()
     drawn = {
         data: variants
         for data, variants in found.items()
@@ -295,10 +293,7 @@ def draw(found: Mapping[str, Any], path: str) -> None:
         axis.set_ylabel("NDCG@10, test lists")
         axis.set_title(data)
         axis.grid(alpha=0.3)
-    figure.tight_layout()
-    with replaced_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,11 @@ from benchmarks.common import (
     WORK_DIR,
     ResultStore,
     code_fingerprint,
+    headless_pyplot,
     markdown_table,
     one_line_errors,
     read_json,
+    save_figure,
 )
 from psad_tf.errors import InputError
 from psad_tf.features import load_declaration
@@ -324,12 +326,8 @@ def _relative(results: dict[str, Any], lists: str, found: dict[str, Any]) -> str
 
 def draw(results: dict[str, Any], path: str) -> None:
     """The picture: speed and memory over the number of lists."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (speed, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    plt = headless_pyplot()
+    figure, (speed, memory) = plt.subplots(1, 2, figsize=(10, 4))
     for engine in ENGINES:
         found = sorted((int(lists), each) for lists, each in results.get(engine, {}).items())
         if not found:
@@ -337,12 +335,11 @@ def draw(results: dict[str, Any], path: str) -> None:
         sizes = [lists for lists, _ in found]
         speed.plot(sizes, [each["lists_per_cpu_second"] for _, each in found], "o-", label=engine)
         memory.plot(sizes, [each["peak_bytes"] / 2**20 for _, each in found], "o-", label=engine)
-    speed.set(title="Speed", xlabel="lists", ylabel="lists a CPU second", xscale="log", ylim=(0, None))
+    speed.set(title="Speed", xlabel="lists", ylabel="lists per CPU second", xscale="log", ylim=(0, None))
     memory.set(title="Peak memory of a worker", xlabel="lists", ylabel="MiB", xscale="log", ylim=(0, None))
     speed.legend()
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -27,14 +27,16 @@ from benchmarks.common import (
     MOVIELENS,
     RESULTS_DIR,
     WORK_DIR,
+    headless_pyplot,
     markdown_table,
     movielens_lists,
     one_line_errors,
     read_json,
+    save_figure,
     write_text,
 )
 from psad_tf.errors import InputError
-from psad_tf.files import replaced_file, write_json
+from psad_tf.files import write_json
 
 STUDENT = "student"
 ROUNDS = {1: 200, 32: 100, 256: 30}
@@ -216,11 +218,7 @@ def _cell(model: str, facts: Mapping[str, float] | None) -> str:
 
 def draw(found: Mapping[str, Any], path: str) -> None:
     """Median latency against N, a panel a batch size."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = headless_pyplot()
     batches = sorted({batch for each in found.values() for batch in each}, key=lambda name: int(name[1:]))
     everything = {name for each in found.values() for times in each.values() for name in times}
     curves = sorted((name for name in everything if not name.endswith("_all")), key=_model_order)
@@ -242,10 +240,7 @@ def draw(found: Mapping[str, Any], path: str) -> None:
         axis.set_title(f"{batch[1:]} list{'s' * (batch != 'b1')} a call")
         axis.grid(alpha=0.3)
     axes[0][-1].legend(fontsize=7)
-    figure.tight_layout()
-    with replaced_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -27,13 +27,15 @@ from typing import Any
 from benchmarks.common import (
     RESULTS_DIR,
     WORK_DIR,
+    headless_pyplot,
     markdown_table,
     one_line_errors,
     read_json,
+    save_figure,
     write_text,
 )
 from psad_tf.errors import InputError
-from psad_tf.files import replaced_file, write_json
+from psad_tf.files import write_json
 
 SECTIONS = ("variants", "overhead", "load", "batching", "teacher", "memory", "reliability")
 _OPEN_LOOP_SHARE = 0.6
@@ -396,11 +398,9 @@ def _batching_table(found: Mapping[str, Any]) -> str:
 
 def draw(load: Mapping[str, Any], path: str) -> None:
     """Throughput and median latency against the number of clients."""
-    import matplotlib
+    from matplotlib import ticker
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
+    pyplot = headless_pyplot()
     sizes = list(next(iter(load.values())))
     figure, axes = pyplot.subplots(2, len(sizes), figsize=(4 * len(sizes), 6), sharex=True, squeeze=False)
     for column, size in enumerate(sizes):
@@ -418,10 +418,7 @@ def draw(load: Mapping[str, Any], path: str) -> None:
     axes[0][0].set_ylabel("lists per second")
     axes[1][0].set_ylabel("p99 at 60% of that, ms")
     axes[0][0].legend()
-    figure.tight_layout()
-    with replaced_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

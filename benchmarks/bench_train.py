@@ -19,7 +19,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.common import markdown_table, one_line_errors, write_text
+from benchmarks.common import (
+    headless_pyplot,
+    markdown_table,
+    one_line_errors,
+    save_figure,
+    write_text,
+)
 from psad_tf.files import write_json
 
 WITHOUT_TEACHER = "XLA, float32, without teacher"
@@ -36,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=5, help="timed epochs of each source of data")
     parser.add_argument("--ids", type=int, default=10_000_000, help="large vocabulary's size; 0 for none")
     parser.add_argument("--block_sizes", type=int, nargs="+", default=[1, 2, 3, 6], help="K of generation")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[32, 64, 256], help="lists a step")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[32, 64, 256], help="lists per step")
     parser.add_argument("--output_dir", default="benchmarks/results", help="folder of train.json, .md, .png")
     with one_line_errors():
         run(parser.parse_args(arguments))
@@ -293,13 +299,7 @@ def _table(found: dict[str, Any]) -> str:
 
 def draw(found: dict[str, Any], path: str) -> None:
     """Lists a second by batch size, a line a variant of the step."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    from psad_tf.files import replaced_file
-
+    pyplot = headless_pyplot()
     figure, axes = pyplot.subplots(figsize=(7, 4))
     sizes = [int(size) for size in found["steps"]]
     first = next(iter(found["steps"].values()))
@@ -309,14 +309,11 @@ def draw(found: dict[str, Any], path: str) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("lists a step")
+    axes.set_xlabel("lists per step")
     axes.set_ylabel("lists per second")
     axes.set_title("Training speed")
     axes.legend()
-    figure.tight_layout()
-    with replaced_file(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

@@ -251,3 +251,21 @@ def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: {**old.get(name, {}), **new.get(name, {})} for name in [*old, *(n for n in new if n not in old)]
     }
+
+
+def headless_pyplot() -> Any:
+    """Matplotlib's pyplot, which draws without a screen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def save_figure(figure: Any, path: str) -> None:
+    """Writes a figure as PNG, in place of what is there when it is whole, and frees it."""
+    figure.tight_layout()
+    with replaced_file(path) as temporary:
+        figure.savefig(temporary, dpi=130, format="png")
+    headless_pyplot().close(figure)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.common import markdown_table
-from psad_tf.files import replaced_file
+from benchmarks.common import (
+    headless_pyplot,
+    markdown_table,
+    save_figure,
+)
 
 _OURS, _BASELINE, _REFERENCE = "#1f6fb4", "#9a9a9a", "#d9b44a"
 _REFERENCES = ("random", "initial", "pointwise_oracle", "greedy_oracle", "beam_oracle")
@@ -110,11 +113,7 @@ def _cell(facts: Mapping[str, Any] | None) -> str:
 
 def draw(found: Found, path: str, order: Sequence[str]) -> None:
     """A panel for all shown and one for some: the models from worst to best, trained on the most lists."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = headless_pyplot()
     of_world = found.get("interactions", {})
     panels = []
     for shown in ("all", "6"):
@@ -142,10 +141,7 @@ def draw(found: Found, path: str, order: Sequence[str]) -> None:
         for color, label in ((_OURS, "PSAD"), (_BASELINE, "baselines"), (_REFERENCE, "references"))
     ]
     axes[0][-1].legend(handles=handles, loc="lower right", frameon=False, fontsize=8)
-    figure.tight_layout()
-    with replaced_file(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 def _color(model: str) -> str:

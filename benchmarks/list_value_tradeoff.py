@@ -18,12 +18,19 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.common import RESULTS_DIR, markdown_table, one_line_errors, read_json
+from benchmarks.common import (
+    RESULTS_DIR,
+    headless_pyplot,
+    markdown_table,
+    one_line_errors,
+    read_json,
+    save_figure,
+)
 from benchmarks.list_value import BASELINES, PRESET_FILE, TEACHERS
 from benchmarks.list_value_report import LABELS
 from benchmarks.list_value_runs import SLOTS
 from psad_tf.errors import InputError
-from psad_tf.files import replaced_file, write_json
+from psad_tf.files import write_json
 
 STUDENT = "student"
 WORLD = "interactions"
@@ -106,11 +113,7 @@ def latencies(names: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
 
 def draw(models: Mapping[str, Mapping[str, float]], lists: int, path: str) -> None:
     """A point a model: up is better, left is faster; the baselines are one cloud."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = headless_pyplot()
     figure, axis = pyplot.subplots(figsize=(7, 4.6))
     right = 1.3 * max(each["median_ms"] for each in models.values())
     colors = {STUDENT: "#c8102e"} | dict.fromkeys(TEACHERS, "#1f6fb4")
@@ -142,10 +145,7 @@ def draw(models: Mapping[str, Mapping[str, float]], lists: int, path: str) -> No
     axis.set_title(f"List value against latency, {lists:,} logged lists", fontsize=11)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)
-    figure.tight_layout()
-    with replaced_file(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
-    pyplot.close(figure)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":
