@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
             found.setdefault(f"n{candidates}", {})[f"b{lists}"] = times
             write_json(path, found)
             seconds = time.perf_counter() - started
-            print(f"N={candidates}, {lists} lists a call: {len(times)} models, {seconds:.0f} s", flush=True)
+            print(f"N={candidates}, {lists} lists per call: {len(times)} models, {seconds:.0f} s", flush=True)
     _report(found, options.output_dir)
 
 
@@ -187,7 +187,7 @@ def _report(found: Mapping[str, Any], output_dir: str) -> None:
             [model, _mflop(one, model), *(_cell(model, times.get(model)) for times in batches.values())]
             for model in models
         ]
-        header = ["model", "MFLOP a list", *(f"{name[1:]} list{'s' * (name != 'b1')}" for name in batches)]
+        header = ["model", "MFLOP per list", *(f"{name[1:]} list{'s' * (name != 'b1')}" for name in batches)]
         parts += [f"## N = {setting[1:]}", "", markdown_table(header, rows), ""]
     text = "\n".join(parts)
     write_text(os.path.join(output_dir, "latency.md"), text)
@@ -236,8 +236,10 @@ def draw(found: Mapping[str, Any], path: str) -> None:
         axis.set_xticks(sorted(points), [str(n) for n in sorted(points)])
         axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         axis.set_xlabel("candidates")
-        axis.set_ylabel("median ms a call")
-        axis.set_title(f"{batch[1:]} list{'s' * (batch != 'b1')} a call")
+        for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            set_formatter("{x:g}")
+        axis.set_ylabel("median ms per call")
+        axis.set_title(f"{batch[1:]} list{'s' * (batch != 'b1')} per call")
         axis.grid(alpha=0.3)
     axes[0][-1].legend(fontsize=7)
     save_figure(figure, path)

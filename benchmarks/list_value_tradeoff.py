@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
         [name, f"{each['list_value']:.3f}", f"{each['median_ms']:.2f}", f"{each['median_ratio']:.2f}"]
         for name, each in models.items()
     ]
-    print(markdown_table(["model", "list value", "median ms of a list", "over the student's"], rows))
+    print(markdown_table(["model", "list value", "median ms per list", "over the student's"], rows))
     print(f"wrote list_value_tradeoff.json and list_value_tradeoff.png in {options.output_dir}")
 
 
