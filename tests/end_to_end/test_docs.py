@@ -42,8 +42,8 @@ def test_the_site_builds_without_warnings(tmp_path):
 def test_files_and_commands_that_a_page_names_exist(page):
     text, makefile = page.read_text(), (ROOT / "Makefile").read_text()
     folders = "psad_tf|beam|export|tfx_pipeline|configs|benchmarks|tests|docs|serving_config|docker|examples"
-    for name in re.findall(rf"`((?:{folders})/[\w/.-]*)`", text):
-        assert (ROOT / name).exists(), name
+    for name in re.findall(rf"(?<![\w/.-])(?:{folders})/[\w/.-]*", text):
+        assert (ROOT / name.rstrip(".")).exists(), name
     for command in re.findall(r"^psad ([a-z][a-z-]*)", text, re.MULTILINE):
         assert command in COMMANDS, command
     for target in re.findall(r"`make ([a-z][a-z-]*)", text):
