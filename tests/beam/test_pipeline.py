@@ -156,6 +156,7 @@ def test_the_size_of_buffers_changes_no_byte(made, raw, tmp_path):
     assert logs.digests(tmp_path / "lists") == logs.digests(made[0])
 
 
+@pytest.mark.slow
 def test_the_number_of_shards_changes_no_list_vocabulary_or_statistic(made, lists, raw, tmp_path):
     output = tmp_path / "lists"
     # More shards than lists: an empty shard is a file too.

@@ -22,6 +22,7 @@ def test_an_export_agrees_with_its_run(
     assert found.ndcg_at_10 == pytest.approx(found.ndcg_at_10_in_process)
 
 
+@pytest.mark.slow
 def test_the_command_fails_when_the_export_is_of_other_weights(
     tmp_path: pathlib.Path,
     tiny_run: pathlib.Path,

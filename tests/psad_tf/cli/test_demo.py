@@ -13,6 +13,8 @@ from psad_tf.config import DataConfig
 from psad_tf.datasets import download
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 METRICS = {"ndcg@5", "ndcg@10", "map@5", "map@10", "mrr", "auc"}
 
 

@@ -67,6 +67,7 @@ def test_no_pairs_give_no_scores(trained) -> None:
     assert trained.score([], []).rating.shape == (0,)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_scores_bit_for_bit(trained) -> None:
     again = train_retrieval(_ratings(), USERS, ITEMS, ("group",), ("genres",), CONFIG)
     user_ids, item_ids, _ = _grid(range(30), range(20))

@@ -26,6 +26,8 @@ from psad_tf.evaluation.report import write_report
 from psad_tf.training.trainer import train
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 SLOTS = 8
 

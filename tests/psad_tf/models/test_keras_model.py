@@ -80,6 +80,7 @@ def test_evaluate_gives_terms_and_the_metrics_of_student_and_teacher(fitted):
     assert found["student_ndcg_5"] == pytest.approx(np.nanmean(values), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_saved_model_gives_equal_outputs_and_trains_on(fitted, tmp_path):
     model, _, _ = fitted
     model.save(tmp_path / "m.keras")

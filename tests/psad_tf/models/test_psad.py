@@ -211,6 +211,7 @@ def test_a_declaration_without_dense_features_or_profile_trains_under_xla():
     assert np.isfinite(float(train(iter(tf.data.Dataset.from_tensors(batch)))["loss"]))
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_weights_bit_for_bit():
     settings = tiny.config(slots=4, dropout=0.2)
     one, two = compiled(settings), compiled(settings)
@@ -255,6 +256,7 @@ def test_the_distillation_weight_ramps_up_from_above_zero():
     assert [each["distillation_weight"] for each in steps(model, 5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss():
     model = compiled(tiny.config(slots=4, optimizer=OptimizerConfig(learning_rate=0.01, warmup_steps=0)))
     train = model.make_train_function()
@@ -274,6 +276,7 @@ def same(one: list[np.ndarray], other: list[np.ndarray]) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_gradient", [True, False])
 def test_a_frozen_tutor_teaches_a_student_of_its_own_profile_network(stop_gradient):
     tutor = tiny.model(seed=5)

@@ -210,6 +210,7 @@ def test_an_unknown_strategy_is_refused(model):
         model.generate(tiny.batch(1, 4), strategy="sampled")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_decoding_under_xla_gives_the_same_list(model, strategy):
     batch = tiny.batch(4, 8, shortest=5, seed=10)
@@ -229,6 +230,7 @@ def test_padding_that_gives_a_short_list_more_slots_leaves_the_losses_as_they_ar
         np.testing.assert_allclose(more[name], plain[name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     lists=st.integers(1, 4),

@@ -24,6 +24,7 @@ NO_GPU = not tf.config.list_physical_devices("GPU")
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_no_operation_of_the_compiled_step_stays_on_the_host(monkeypatch):
     """With every term of the loss, dropout, weight decay, and both kinds of updates of the tables."""
     monkeypatch.setattr(psad, "_DENSE_GRADIENT_LIMIT", 100)  # of tables of 40 x 8, 12 x 8 and 8 x 8

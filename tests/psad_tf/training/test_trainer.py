@@ -131,6 +131,7 @@ def test_resuming_on_other_lists_or_features_is_refused(lists_dir, tmp_path):
         check(features=dataclasses.replace(declaration, max_candidates=9))
 
 
+@pytest.mark.slow
 def test_divergence_stops_with_step_terms_and_batch(lists_dir, tmp_path):
     wild = settings(optimizer=OptimizerConfig(learning_rate=900.0, warmup_steps=0, clip_norm=1e9), epochs=9)
     with pytest.raises(training.TrainingDiverged, match=r"step \d+: .*value.*diverged_batch\.npz"):
@@ -162,6 +163,7 @@ def test_a_gradient_that_is_no_number_stops_the_step_that_made_it_though_its_los
         assert getattr(value, "dtype", None) != np.float32 or np.isfinite(value).all(), name
 
 
+@pytest.mark.slow
 def test_a_loss_above_the_largest_that_is_allowed_stops_the_run(lists_dir, tmp_path):
     with pytest.raises(training.TrainingDiverged, match=r"step 1: loss [\d.]+, .*no checkpoint was due"):
         training.train(lists_dir, tmp_path / "run", settings(max_loss=0.5), verbose=False)
