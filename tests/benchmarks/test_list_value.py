@@ -6,11 +6,14 @@ import json
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from benchmarks import list_value, list_value_ablation, list_value_runs, list_value_trust
 from benchmarks.common import fingerprint
 from benchmarks.list_value_runs import Runs, Setting
+from psad_tf.baselines import NEURAL_BASELINES
 from psad_tf.config import load_train_config
+from tests import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SETTINGS = (Setting("interactions", 800, "all"), Setting("interactions", 800, "6"))
@@ -80,6 +83,13 @@ def test_the_ablation_compares_each_variant_with_all_parts(small, tmp_path):
     assert found[variant]["student"] != found[list_value_ablation.FULL]["student"]
     assert found[variant]["student_against_full"]["lists"] == 80
     assert variant in (tmp_path / "out" / "list_value_ablation.md").read_text()
+
+
+def test_every_recurrent_baseline_is_known_as_one():
+    for name, kind in NEURAL_BASELINES.items():
+        model = kind(tiny.DECLARATION, tiny.SIZES, tiny.config())
+        recurrent = any(isinstance(each, tf.keras.layers.RNN) for each in model.submodules)
+        assert recurrent == (name in list_value_runs.RECURRENT), name
 
 
 def test_logs_with_another_share_of_random_lists_are_another_setting():
