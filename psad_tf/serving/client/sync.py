@@ -9,21 +9,19 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
 
 import grpc
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import predict_pb2
 
 from psad_tf.features import FeatureDeclaration
-from psad_tf.serving.client.channel import MAX_ATTEMPTS, Tls, channel_options
-from psad_tf.serving.client.conversation import Call, Conversation, ModelChoice, examples_request
+from psad_tf.serving.client.base import BaseClient
+from psad_tf.serving.client.conversation import Call, examples_request
 from psad_tf.serving.client.policy import CallPolicy, RerankError, deadline_exceeded
 from psad_tf.serving.client.ranking import Ranking
 from psad_tf.serving.client.requests import RerankRequest
 
-_DEFAULT_POLICY = CallPolicy()
-_DEFAULT_MODEL = ModelChoice()
 _Result = TypeVar("_Result")
 
 
-class RerankClient:
+class RerankClient(BaseClient):
     """Asks a server for rankings; one channel, safe to use from several threads.
 
     Args:
@@ -33,26 +31,6 @@ class RerankClient:
         tls: Certificates; None connects in plain text.
         max_attempts: Attempts of one call, 1 to 5, while the server is UNAVAILABLE.
     """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        model: ModelChoice = _DEFAULT_MODEL,
-        policy: CallPolicy = _DEFAULT_POLICY,
-        tls: Tls | None = None,
-        max_attempts: int = MAX_ATTEMPTS,
-    ) -> None:
-        self.model = model
-        self.policy = policy
-        options = channel_options(max_attempts)
-        self._channel = (
-            grpc.insecure_channel(address, options)
-            if tls is None
-            else grpc.secure_channel(address, tls.credentials(), options)
-        )
-        self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
-        self._conversation = Conversation(model)
 
     def rerank(
         self, request: RerankRequest, *, top: int | None = None, policy: CallPolicy | None = None
