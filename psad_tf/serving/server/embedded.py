@@ -26,6 +26,9 @@ class EmbeddedServer:
         with EmbeddedServer.of_model("psad", "models/psad") as server:
             client = RerankClient(server.address)
 
+    Lists are answered faster where `TF_ENABLE_ONEDNN_OPTS` is 0 before TensorFlow is imported, as
+    `psad serve` sets it.
+
     Args:
         config: A `ModelServerConfig`, or the path of a text file with one.
         settings: How it runs.
