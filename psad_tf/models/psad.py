@@ -337,9 +337,9 @@ class PSAD(tf.keras.Model):
                 "unlikelihood": config.loss.policy_weight * config.loss.unlikelihood_weight,
             }
             if config.distillation.mode == "online":
-                taught = self._lesson(memory, relevance)
+                taught = self._lesson(memory, relevance, config.distillation.source)
         elif config.distillation.source != "none":
-            taught = self._tutor[0].lesson(batch, ties)
+            taught = self._tutor[0].lesson(batch, ties, config.distillation.source)
         student = self.reranker.score(profile, batch, dropout_seed)
         labels = batch["labels"]
         terms["student_listwise"] = losses.listwise_loss(student["scores"], labels, where=shown)
@@ -352,18 +352,26 @@ class PSAD(tf.keras.Model):
         total = tf.add_n([weights[name] * term for name, term in terms.items()])
         return {"loss": total, **terms}
 
-    def lesson(self, batch: Mapping[str, tf.Tensor], ties: tf.Tensor) -> tf.Tensor | None:
-        """What this model's teacher has to say to a student about a batch, no gradient."""
+    def lesson(self, batch: Mapping[str, tf.Tensor], ties: tf.Tensor, source: str) -> tf.Tensor | None:
+        """What this model's teacher has to say to a student about a batch, no gradient.
+
+        Args:
+            batch: Encoded tensors.
+            ties: float32 [batch, n] in [0, 1), orders equal labels in the ideal list.
+            source: The student's `distillation.source`; a tutor has none of its own.
+
+        Returns:
+            Of `generated` an order int32 [batch, L], of `forced` relevance float32 [batch, n].
+        """
         memory = self.memory(batch)
         relevance = None
-        if self.config.distillation.source == "forced":
+        if source == "forced":
             shown = batch[SHOWN_POSITION] >= 0
             relevance = self._policy(batch, shown, memory, ties, None)[-1]
-        return self._lesson(memory, relevance)
+        return self._lesson(memory, relevance, source)
 
-    def _lesson(self, memory: Memory, relevance: tf.Tensor | None) -> tf.Tensor | None:
-        """Of `generated` an order int32 [batch, L], of `forced` relevance float32 [batch, n]."""
-        source = self.config.distillation.source
+    def _lesson(self, memory: Memory, relevance: tf.Tensor | None, source: str) -> tf.Tensor | None:
+        """See `lesson`; without a source there is none."""
         if source == "generated":
             return self.teacher.generate(tf.nest.map_structure(tf.stop_gradient, memory)).order
         return relevance if source == "forced" else None
