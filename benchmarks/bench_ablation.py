@@ -29,7 +29,6 @@ from benchmarks.common import (
     SIMULATOR,
     WORK_DIR,
     ResultStore,
-    headless_pyplot,
     markdown_table,
     merged,
     one_line_errors,
@@ -259,7 +258,9 @@ def _cell(summary: Mapping[str, Any]) -> str:
 
 def draw(found: Mapping[str, Any], path: str) -> None:
     """Quality against latency, a panel a data set."""
-    pyplot = headless_pyplot()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     drawn = {
         data: variants
         for data, variants in found.items()
@@ -267,10 +268,11 @@ def draw(found: Mapping[str, Any], path: str) -> None:
     }
     if not drawn:
         return
-    figure, axes = pyplot.subplots(1, len(drawn), figsize=(5.5 * len(drawn), 4.2), squeeze=False)
+    figure = Figure(figsize=(5.5 * len(drawn), 4.2))
+    axes = figure.subplots(1, len(drawn), squeeze=False)
     for axis, (data, variants) in zip(axes[0], drawn.items(), strict=True):
         blocks = {int(n[1:]): each for n, each in variants.items() if n.startswith("k") and "decode" in each}
-        shades = pyplot.get_cmap("viridis")
+        shades = matplotlib.colormaps["viridis"]
         points = [
             (
                 f"teacher, K={size}",

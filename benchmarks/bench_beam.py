@@ -38,7 +38,6 @@ from benchmarks.common import (
     WORK_DIR,
     ResultStore,
     code_fingerprint,
-    headless_pyplot,
     markdown_table,
     one_line_errors,
     read_json,
@@ -326,8 +325,10 @@ def _relative(results: dict[str, Any], lists: str, found: dict[str, Any]) -> str
 
 def draw(results: dict[str, Any], path: str) -> None:
     """The picture: speed and memory over the number of lists."""
-    plt = headless_pyplot()
-    figure, (speed, memory) = plt.subplots(1, 2, figsize=(10, 4))
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4))
+    speed, memory = figure.subplots(1, 2)
     for engine in ENGINES:
         found = sorted((int(lists), each) for lists, each in results.get(engine, {}).items())
         if not found:
@@ -337,7 +338,7 @@ def draw(results: dict[str, Any], path: str) -> None:
         memory.plot(sizes, [each["peak_bytes"] / 2**20 for _, each in found], "o-", label=engine)
     speed.set(title="Speed", xlabel="lists", ylabel="lists per CPU second", xscale="log", ylim=(0, None))
     memory.set(title="Peak memory of a worker", xlabel="lists", ylabel="MiB", xscale="log", ylim=(0, None))
-    speed.legend()
+    memory.legend(loc="lower right")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     save_figure(figure, path)
 

@@ -27,7 +27,6 @@ from benchmarks.common import (
     MOVIELENS,
     RESULTS_DIR,
     WORK_DIR,
-    headless_pyplot,
     markdown_table,
     movielens_lists,
     one_line_errors,
@@ -218,12 +217,15 @@ def _cell(model: str, facts: Mapping[str, float] | None) -> str:
 
 def draw(found: Mapping[str, Any], path: str) -> None:
     """Median latency against N, a panel a batch size."""
-    pyplot = headless_pyplot()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     batches = sorted({batch for each in found.values() for batch in each}, key=lambda name: int(name[1:]))
     everything = {name for each in found.values() for times in each.values() for name in times}
     curves = sorted((name for name in everything if not name.endswith("_all")), key=_model_order)
-    colors = dict(zip(curves, pyplot.get_cmap("tab20").colors, strict=False))
-    figure, axes = pyplot.subplots(1, len(batches), figsize=(5 * len(batches), 4.5), squeeze=False)
+    colors = dict(zip(curves, matplotlib.colormaps["tab20"].colors, strict=False))
+    figure = Figure(figsize=(5 * len(batches), 4.5))
+    axes = figure.subplots(1, len(batches), squeeze=False)
     for axis, batch in zip(axes[0], batches, strict=True):
         points = {int(setting[1:]): each[batch] for setting, each in found.items() if batch in each}
         for model in curves:

@@ -27,7 +27,6 @@ from typing import Any
 from benchmarks.common import (
     RESULTS_DIR,
     WORK_DIR,
-    headless_pyplot,
     markdown_table,
     one_line_errors,
     read_json,
@@ -399,10 +398,11 @@ def _batching_table(found: Mapping[str, Any]) -> str:
 def draw(load: Mapping[str, Any], path: str) -> None:
     """Throughput and median latency against the number of clients."""
     from matplotlib import ticker
+    from matplotlib.figure import Figure
 
-    pyplot = headless_pyplot()
     sizes = list(next(iter(load.values())))
-    figure, axes = pyplot.subplots(2, len(sizes), figsize=(4 * len(sizes), 6), sharex=True, squeeze=False)
+    figure = Figure(figsize=(4 * len(sizes), 6))
+    axes = figure.subplots(2, len(sizes), sharex=True, squeeze=False)
     for column, size in enumerate(sizes):
         for mode, results in load.items():
             clients = [int(each) for each in results[size]]

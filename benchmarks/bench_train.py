@@ -19,13 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.common import (
-    headless_pyplot,
-    markdown_table,
-    one_line_errors,
-    save_figure,
-    write_text,
-)
+from benchmarks.common import markdown_table, one_line_errors, save_figure, write_text
 from psad_tf.files import write_json
 
 WITHOUT_TEACHER = "XLA, float32, without teacher"
@@ -299,8 +293,10 @@ def _table(found: dict[str, Any]) -> str:
 
 def draw(found: dict[str, Any], path: str) -> None:
     """Lists a second by batch size, a line a variant of the step."""
-    pyplot = headless_pyplot()
-    figure, axes = pyplot.subplots(figsize=(7, 4))
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4))
+    axes = figure.subplots()
     sizes = [int(size) for size in found["steps"]]
     first = next(iter(found["steps"].values()))
     for name in (each for each in first if each != WITHOUT_TEACHER):

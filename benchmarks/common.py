@@ -253,19 +253,8 @@ def merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def headless_pyplot() -> Any:
-    """Matplotlib's pyplot, which draws without a screen."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def save_figure(figure: Any, path: str) -> None:
-    """Writes a figure as PNG, in place of what is there when it is whole, and frees it."""
+    """Writes a `matplotlib.figure.Figure` as PNG, in place of what is there when it is whole."""
     figure.tight_layout()
     with replaced_file(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
-    headless_pyplot().close(figure)

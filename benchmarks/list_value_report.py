@@ -5,11 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.common import (
-    headless_pyplot,
-    markdown_table,
-    save_figure,
-)
+from benchmarks.common import markdown_table, save_figure
 
 _OURS, _BASELINE, _REFERENCE = "#1f6fb4", "#9a9a9a", "#d9b44a"
 _REFERENCES = ("random", "initial", "pointwise_oracle", "greedy_oracle", "beam_oracle")
@@ -113,7 +109,9 @@ def _cell(facts: Mapping[str, Any] | None) -> str:
 
 def draw(found: Found, path: str, order: Sequence[str]) -> None:
     """A panel for all shown and one for some: the models from worst to best, trained on the most lists."""
-    pyplot = headless_pyplot()
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
     of_world = found.get("interactions", {})
     panels = []
     for shown in ("all", "6"):
@@ -123,7 +121,8 @@ def draw(found: Found, path: str, order: Sequence[str]) -> None:
             panels.append((f"{int(lists):,} logged lists, {shown} of 20 shown", of_world[lists][shown]))
     if not panels:
         return
-    figure, axes = pyplot.subplots(1, len(panels), figsize=(6.6 * len(panels), 4.6), squeeze=False)
+    figure = Figure(figsize=(6.6 * len(panels), 4.6))
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for axis, (title, models) in zip(axes[0], panels, strict=True):
         names = sorted((name for name in order if name in models), key=lambda name: models[name]["mean"])
         means = [100 * models[name]["mean"] for name in names]
@@ -137,7 +136,7 @@ def draw(found: Found, path: str, order: Sequence[str]) -> None:
         axis.set_xlabel("clicks, % of the greedy oracle's")
         axis.spines[["top", "right"]].set_visible(False)
     handles = [
-        pyplot.Rectangle((0, 0), 1, 1, color=color, label=label)
+        Rectangle((0, 0), 1, 1, color=color, label=label)
         for color, label in ((_OURS, "PSAD"), (_BASELINE, "baselines"), (_REFERENCE, "references"))
     ]
     axes[0][-1].legend(handles=handles, loc="lower right", frameon=False, fontsize=8)

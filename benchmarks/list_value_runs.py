@@ -35,8 +35,6 @@ SLOTS = 6
 EVALUATED = 20_000  # test lists
 VALIDATED = 20_000  # validation lists
 LAMBDAMART_TRAINED = 200_000  # lists: more do not fit in memory as features
-# XLA's compilation of a recurrent network over 20 candidates takes more memory than a machine has.
-RECURRENT = ("dlcm", "seq2slate")
 SIMULATOR_CODE = ("datasets/simulator/*.py",)
 OWN_CODE = ("../benchmarks/list_value_runs.py",)
 
@@ -205,7 +203,7 @@ class Runs:
         example = empty_batch(source.declaration, 1, setting.config.candidates)
         model(example)
         model.list_loss(example, None, tf.zeros_like(example["labels"]))
-        compiled = self.jit_compile and name not in RECURRENT
+        compiled = self.jit_compile and not is_recurrent(model)
 
         def loss(batch: Batch, ties: tf.Tensor) -> tf.Tensor:
             return model.list_loss(batch, None, ties)
@@ -301,6 +299,11 @@ class Runs:
             **{name: true_values(source.world, users, items, order) for name, order in kept.items()},
             **{f"{name}_order": order for name, order in kept.items()},
         }
+
+
+def is_recurrent(model: tf.keras.Model) -> bool:
+    """Whether XLA takes more memory to compile a train step over 20 candidates than a machine has."""
+    return any(isinstance(each, tf.keras.layers.RNN) for each in model.submodules)
 
 
 def _validation(

@@ -18,14 +18,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.common import (
-    RESULTS_DIR,
-    headless_pyplot,
-    markdown_table,
-    one_line_errors,
-    read_json,
-    save_figure,
-)
+from benchmarks.common import RESULTS_DIR, markdown_table, one_line_errors, read_json, save_figure
 from benchmarks.list_value import BASELINES, PRESET_FILE, TEACHERS
 from benchmarks.list_value_report import LABELS
 from benchmarks.list_value_runs import SLOTS
@@ -113,8 +106,10 @@ def latencies(names: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
 
 def draw(models: Mapping[str, Mapping[str, float]], lists: int, path: str) -> None:
     """A point a model: up is better, left is faster; the baselines are one cloud."""
-    pyplot = headless_pyplot()
-    figure, axis = pyplot.subplots(figsize=(7, 4.6))
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.6))
+    axis = figure.subplots()
     right = 1.3 * max(each["median_ms"] for each in models.values())
     colors = {STUDENT: "#c8102e"} | dict.fromkeys(TEACHERS, "#1f6fb4")
     for name, each in models.items():
@@ -122,9 +117,8 @@ def draw(models: Mapping[str, Mapping[str, float]], lists: int, path: str) -> No
         marker = {"s": 200, "marker": "*"} if name == STUDENT else {"s": 45}
         axis.scatter(*point, color=colors.get(name, "#9a9a9a"), **marker)
     lowest = 100.0
-    for name in sorted((*TEACHERS, STUDENT), key=lambda each: -models.get(each, {}).get("list_value", 0.0)):
-        if name not in models:
-            continue
+    ours = [name for name in models if name in colors]
+    for name in sorted(ours, key=lambda each: -models[each]["list_value"]):
         x, y = models[name]["median_ms"], 100 * models[name]["list_value"]
         style = {"color": colors[name], "fontsize": 10, "va": "center"}
         if name == STUDENT:

@@ -22,11 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.common import (
-    markdown_table,
-    one_line_errors,
-    write_text,
-)
+from benchmarks.common import markdown_table, one_line_errors, write_text
 from benchmarks.list_value import BASELINES, PLAN, config_of
 from benchmarks.list_value_runs import EVALUATED, SLOTS, Runs, Setting, add_run_options
 from psad_tf.config import TrainConfig

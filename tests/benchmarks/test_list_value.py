@@ -6,7 +6,6 @@ import json
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from benchmarks import list_value, list_value_ablation, list_value_runs, list_value_trust
 from benchmarks.common import fingerprint
@@ -31,9 +30,15 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(list_value, "PRESET_FILE", str(tmp_path / "config.json"))
     monkeypatch.setattr(list_value, "SEARCH_FILE", str(tmp_path / "search.json"))
     monkeypatch.setattr(list_value, "PLAN", tuple((setting, (1,)) for setting in SETTINGS))
+    return ["--no_xla", "--output_dir", str(tmp_path / "out"), "--work_dir", str(tmp_path / "work")]
+
+
+@pytest.fixture
+def short(small, monkeypatch):
+    """The same with two slots, the less to trace."""
     for module in (list_value, list_value_runs, list_value_trust):
         monkeypatch.setattr(module, "SLOTS", 2)
-    return ["--no_xla", "--output_dir", str(tmp_path / "out"), "--work_dir", str(tmp_path / "work")]
+    return small
 
 
 def test_a_run_that_was_stopped_goes_on_and_its_results_have_the_layout(small, tmp_path, monkeypatch, capsys):
@@ -47,7 +52,7 @@ def test_a_run_that_was_stopped_goes_on_and_its_results_have_the_layout(small, t
         assert set(of_models) == set(models)
         assert of_models["greedy_oracle"]["mean"] == 1.0
         for facts in of_models.values():
-            assert 0.1 < facts["mean"] <= 1.0 and len(facts["seeds"]) == 1
+            assert 0.3 < facts["mean"] <= 1.0 and len(facts["seeds"]) == 1
     significance = json.loads((tmp_path / "out" / "list_value_significance.json").read_text())
     assert significance["interactions"]["800"]["6"]["pointwise"]["lists"] == 80
     assert (tmp_path / "out" / "list_value.png").stat().st_size > 1000
@@ -59,8 +64,8 @@ def test_a_run_that_was_stopped_goes_on_and_its_results_have_the_layout(small, t
     list_value.main([*small, "--models", *models])
 
 
-def test_estimates_are_compared_with_the_truth(small, tmp_path):
-    list_value_trust.main([*small, "--lists", "800", "--rankers", "pointwise", "student"])
+def test_estimates_are_compared_with_the_truth(short, tmp_path):
+    list_value_trust.main([*short, "--lists", "800", "--rankers", "pointwise", "student"])
     facts = json.loads((tmp_path / "out" / "list_value_trust.json").read_text())
     assert set(facts["rankers"]) == {*list_value_trust.ORACLES, "pointwise", "student"}
     assert -1.0 <= facts["rank_correlation"] <= 1.0 and np.isfinite(facts["bias"])
@@ -75,9 +80,9 @@ def test_every_wanted_model_is_planned_and_oracles_once():
     assert all(seed == 1 for _, model, seed in planned if model in list_value.ORACLES)
 
 
-def test_the_ablation_compares_each_variant_with_all_parts(small, tmp_path):
+def test_the_ablation_compares_each_variant_with_all_parts(short, tmp_path):
     variant = "student without context"
-    list_value_ablation.main([*small, "--lists", "800", "--variants", variant])
+    list_value_ablation.main([*short, "--lists", "800", "--variants", variant])
     found = json.loads((tmp_path / "out" / "list_value_ablation.json").read_text())
     assert set(found) == {list_value_ablation.FULL, variant}
     assert found[variant]["student"] != found[list_value_ablation.FULL]["student"]
@@ -85,11 +90,10 @@ def test_the_ablation_compares_each_variant_with_all_parts(small, tmp_path):
     assert variant in (tmp_path / "out" / "list_value_ablation.md").read_text()
 
 
-def test_every_recurrent_baseline_is_known_as_one():
+def test_dlcm_and_seq2slate_are_the_recurrent_baselines():
     for name, kind in NEURAL_BASELINES.items():
         model = kind(tiny.DECLARATION, tiny.SIZES, tiny.config())
-        recurrent = any(isinstance(each, tf.keras.layers.RNN) for each in model.submodules)
-        assert recurrent == (name in list_value_runs.RECURRENT), name
+        assert list_value_runs.is_recurrent(model) == (name in ("dlcm", "seq2slate")), name
 
 
 def test_logs_with_another_share_of_random_lists_are_another_setting():

@@ -21,15 +21,7 @@ _Result = TypeVar("_Result")
 
 
 class AsyncRerankClient(BaseClient):
-    """Asks a server for rankings; make it and use it in one event loop.
-
-    Args:
-        address: host:port of the server's gRPC API.
-        model: Which model and version.
-        policy: Deadline, hedging, fallback; a call may bring its own.
-        tls: Certificates; None connects in plain text.
-        max_attempts: Attempts of one call, 1 to 5, while the server is UNAVAILABLE.
-    """
+    """Asks a server for rankings; make it and use it in one event loop. Arguments as of `RerankClient`."""
 
     _transport = grpc.aio
 

@@ -17,15 +17,7 @@ _DEFAULT_MODEL = ModelChoice()
 
 
 class BaseClient:
-    """A connection to a server, and what is said over it.
-
-    Args:
-        address: host:port of the server's gRPC API.
-        model: Which model and version.
-        policy: Deadline, hedging, fallback; a call may bring its own.
-        tls: Certificates; None connects in plain text.
-        max_attempts: Attempts of one call, 1 to 5, while the server is UNAVAILABLE.
-    """
+    """A connection to a server, and what is said over it; `RerankClient` says what the arguments are."""
 
     _transport: ClassVar[ModuleType] = grpc
 
