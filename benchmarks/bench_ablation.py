@@ -1,15 +1,15 @@
 """What each part of PSAD gives: python -m benchmarks.bench_ablation
 
-Trains PSAD with one part left out or changed at a time, and with every block size K, on MovieLens-100K and
-on the simulator, and writes to --output_dir
+Trains the preset of a source with one part changed at a time and writes to --output_dir
 
-    ablation.json  {data set: {variant: {"student", "teacher": {"mean", "std", "seeds"} of NDCG@10,
-                   "student_against_full", "teacher_against_full": paired tests,
-                   "decode": latency where K varies}}}
+    ablation.json  {source: {variant: {"student", "teacher": {"mean", "std", "seeds"},
+                   "<model>_against_full": a test paired by list, "seconds" of a run's training}}}
     ablation.md    the same as tables
-    ablation.png   quality against decoding latency, the student beside the teachers
 
-Finished runs are kept in runs/bench/results.jsonl (shared with bench_quality).
+The sources are the simulated world `interactions`, where the value is the true value of the first slots over
+the greedy oracle's (benchmarks/list_value.py), and `movielens-100k`, where it is NDCG@10 on the test lists
+(benchmarks/bench_quality.py). Finished runs are kept in --work_dir and shared with those two; `--minutes`
+starts none after so many.
 """
 
 from __future__ import annotations
@@ -17,285 +17,248 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks.bench_quality import make_runner, psad_config_of
+from benchmarks.bench_quality import psad_config_of, runner_of
 from benchmarks.common import (
     MOVIELENS,
-    RESULTS_DIR,
-    SIMULATOR,
-    WORK_DIR,
     ResultStore,
     markdown_table,
     merged,
     one_line_errors,
     paired_test,
     read_json,
-    save_figure,
     summarize,
     write_text,
 )
+from benchmarks.list_value import ORACLES, config_of
+from benchmarks.list_value_runs import Runs, Setting, add_run_options
 from psad_tf.config import TrainConfig
+from psad_tf.datasets.simulator import SimulatorConfig
 from psad_tf.errors import InputError
 from psad_tf.files import write_json
 
-FULL = "full"
-NEARNESS = "share_of_best_utility"
-BLOCK_SIZES = (1, 2, 4, 5, 10, 20)
-_TITLES = {
-    FULL: "all parts",
-    "no_gates": "without personalized gates",
-    "no_personal_positions": "without personalized positions",
-    "no_target_attention": "without target attention",
-    "cross": "with Cross",
-    "no_history_match": "without history match",
-    "no_relative_features": "without features relative to the list",
-    "no_distillation": "without distillation",
-    "offline": "offline distillation",
+FULL = "all parts"
+INTERACTIONS = "interactions"
+PARTS = ("student", "teacher")
+
+
+def _profile(**changes: bool) -> dict[str, Any]:
+    return {"model": {"user_profile": changes}}
+
+
+def _teacher(**changes: Any) -> dict[str, Any]:
+    return {"model": {"teacher": changes}}
+
+
+def _student(**changes: Any) -> dict[str, Any]:
+    return {"model": {"student": changes}}
+
+
+# Changes of a preset's configuration.
+_SHARED: dict[str, Mapping[str, Any]] = {
+    "without slot bias": _teacher(position_bias="none"),
+    "student on labels alone": {"distillation": {"source": "none"}, "loss": {"listwise_weight": 1.0}},
+    "teacher first, then the student": {"distillation": {"mode": "offline"}},
+    "student without context": _student(context="none"),
+    "context: mean and maximum": _student(context="mean_max"),
+    "context: self-attention": _student(context="self_attention"),
+    "context: one round": _student(rounds=1),
+    "context: three rounds": _student(rounds=3),
+    "without personalized gates": _profile(personalized_gates=False),
+    "without personalized positions": _profile(personalized_positions=False),
+    "without target attention": _profile(target_attention=False),
+    "without history match": _profile(history_match=False),
+    "without relative features": _profile(relative_features=False),
+    "with Cross": _profile(cross=True),
 }
-
-
-def _profile(**changes: bool) -> Callable[[TrainConfig], TrainConfig]:
-    def change(config: TrainConfig) -> TrainConfig:
-        profile = dataclasses.replace(config.model.user_profile, **changes)
-        return dataclasses.replace(config, model=dataclasses.replace(config.model, user_profile=profile))
-
-    return change
-
-
-def _distillation(**changes: Any) -> Callable[[TrainConfig], TrainConfig]:
-    def change(config: TrainConfig) -> TrainConfig:
-        return dataclasses.replace(config, distillation=dataclasses.replace(config.distillation, **changes))
-
-    return change
-
-
-VARIANTS: dict[str, Callable[[TrainConfig], TrainConfig]] = {
-    FULL: lambda config: config,
-    "no_gates": _profile(personalized_gates=False),
-    "no_personal_positions": _profile(personalized_positions=False),
-    "no_target_attention": _profile(target_attention=False),
-    "cross": _profile(cross=True),
-    "no_history_match": _profile(history_match=False),
-    "no_relative_features": _profile(relative_features=False),
-    "no_distillation": _distillation(source="none"),
-    "offline": _distillation(mode="offline"),
+VARIANTS: dict[str, dict[str, Mapping[str, Any]]] = {
+    INTERACTIONS: {
+        FULL: {},
+        "teacher imitates the labels' order": {"loss": {"value_weight": 0.0, "policy_weight": 1.0}},
+        "policy loss beside the value": {"loss": {"policy_weight": 1.0}},
+        "K = 3": _teacher(block_size=3),
+        "K = 3, without the pair term": _teacher(block_size=3, pair_term=False),
+        "student on labels and lists": {"loss": {"listwise_weight": 1.0}},
+        "distilling the policy": {"distillation": {"source": "forced"}, "loss": {"policy_weight": 1.0}},
+        "gradients of the student reach the profile": _student(stop_gradient=False),
+        **_SHARED,
+    },
+    MOVIELENS: {
+        FULL: {},
+        "value alone, distilling generated lists": {
+            "loss": {"policy_weight": 0.0},
+            "distillation": {"source": "generated"},
+        },
+        "policy alone": {"loss": {"value_weight": 0.0}},
+        "distilling generated lists": {"distillation": {"source": "generated"}},
+        "K = 1": _teacher(block_size=1),
+        "K = 20": _teacher(block_size=20),
+        "without the pair term": _teacher(pair_term=False),
+        "gradients of the student stop at the profile": _student(stop_gradient=True),
+        **_SHARED,
+    },
 }
+# Shares of random lists in the simulated logs, the preset's being 0.1.
+EXPLORED = {"no random lists logged": 0.0, "all logged lists random": 1.0}
 
 
-def block_sizes(list_size: int) -> list[int]:
-    """The block sizes of a data set; the longest is the whole list."""
-    return sorted({min(size, list_size) for size in BLOCK_SIZES})
+@dataclasses.dataclass(frozen=True)
+class ExploredSetting(Setting):
+    """A world's logs with another share of random lists.
+
+    Args:
+        explore: The share.
+    """
+
+    explore: float = 0.1
+
+    @property
+    def config(self) -> SimulatorConfig:
+        """The simulator's configuration."""
+        return dataclasses.replace(super().config, explore=self.explore)
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A variant's seeds.
+
+    Attributes:
+        values: {model: [the value of each test list, an array per seed]}; NaN where a list has none.
+        scale: What the mean of the values is divided by.
+        seconds: Mean training time of a run.
+    """
+
+    values: Mapping[str, Sequence[np.ndarray]]
+    scale: float
+    seconds: float
+
+    def facts(self, full: Measured | None) -> dict[str, Any]:
+        """JSON-ready facts; compared with `full` where that has the same lists."""
+        facts: dict[str, Any] = {"seconds": round(self.seconds, 1)}
+        for model, each in self.values.items():
+            facts[model] = summarize([float(np.nanmean(value)) / self.scale for value in each])
+            if full is not None:
+                tested = paired_test(np.mean(each, 0), np.mean(full.values[model], 0))
+                facts[f"{model}_against_full"] = tested
+        return facts
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--seeds", type=int, default=3, help="seeds of each variant")
-    parser.add_argument("--variants", nargs="+", default=None, help="only these (names, or k1, k2 ...)")
-    parser.add_argument(
-        "--data", nargs="+", choices=(MOVIELENS, SIMULATOR), default=[MOVIELENS, SIMULATOR], help="data sets"
-    )
+    names = list(dict.fromkeys([name for each in VARIANTS.values() for name in each] + list(EXPLORED)))
+    parser.add_argument("--data", nargs="+", choices=VARIANTS, default=list(VARIANTS), help="sources")
+    parser.add_argument("--variants", nargs="+", choices=names, help="only these")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of each variant")
+    parser.add_argument("--lists", type=int, default=100_000, help="lists logged in the simulated world")
     parser.add_argument("--lists_dir", default="", help="MovieLens lists that are already there")
-    parser.add_argument("--output_dir", default=RESULTS_DIR, help="folder of the results")
-    parser.add_argument("--work_dir", default=WORK_DIR, help="folder of data, runs and finished results")
+    parser.add_argument("--minutes", type=float, default=0.0, help="start no run after these; 0 for no limit")
+    add_run_options(parser)
     options = parser.parse_args(arguments)
     with one_line_errors():
         run(options)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains what is not trained yet, times the decoders, and writes the results."""
-    if options.seeds < 1:
-        raise InputError(f"seeds: must be at least 1, got {options.seeds}")
+    """Trains what is not trained yet, and writes the results after each variant."""
+    if options.seeds < 1 or options.lists < 1:
+        raise InputError("seeds, lists: must be at least 1")
     os.makedirs(options.output_dir, exist_ok=True)
     path = os.path.join(options.output_dir, "ablation.json")
-    store = ResultStore(os.path.join(options.work_dir, "results.jsonl"))
+    started, left = time.monotonic(), 0
     for data in options.data:
-        runner, finish = make_runner(data, options.work_dir, options.lists_dir, store)
-        sizes = block_sizes(runner.list_size)
-        names = [*VARIANTS, *(f"k{size}" for size in sizes)]
-        names = [n for n in names if options.variants is None or n in (FULL, *options.variants)]
-        full: list[dict[str, Any]] = []
-        for name in names:
-            records = [
-                _announced(data, name, seed, runner, options.seeds) for seed in range(1, options.seeds + 1)
-            ]
-            full = records if name == FULL else full
-            # Offline, the teacher that taught is another model; the run's own is not trained.
-            parts = ("student",) if name == "offline" else ("student", "teacher")
-            write_json(path, merged(read_json(path, {}), {data: {name: _summary(records, full, parts)}}))
-        latency = decode_latency(data, runner, sizes)
-        found = read_json(path, {})
-        for name, facts in latency.items():
-            if name in found[data]:
-                found[data][name]["decode"] = facts
-        found[data][FULL]["student_decode"] = latency["student"]
-        write_json(path, found)
-        finish()
-    _report(options.output_dir)
-
-
-def _announced(data: str, name: str, seed: int, runner: Any, seeds: int) -> dict[str, Any]:
-    record = runner.psad(variant_config(data, name, seed, runner))
-    quality = {part: f"{record['metrics'][part]['ndcg@10']:.4f}" for part in ("student", "teacher")}
-    print(f"{data} {name} seed {seed} of {seeds}: test NDCG@10 {quality}", flush=True)
-    return record
-
-
-def variant_config(data: str, name: str, seed: int, runner: Any) -> TrainConfig:
-    """The configuration of a variant (of `VARIANTS`) or of a block size (`k<K>`)."""
-    if name in VARIANTS:
-        return VARIANTS[name](psad_config_of(data, "student", seed, runner))
-    return psad_config_of(data, f"teacher_{name}", seed, runner)
-
-
-def _summary(
-    records: Sequence[Mapping[str, Any]], full: Sequence[Mapping[str, Any]], parts: Sequence[str]
-) -> dict[str, Any]:
-    summary: dict[str, Any] = {}
-    for part in parts:
-        metrics = [record["metrics"][part] for record in records]
-        summary[part] = summarize([each["ndcg@10"] for each in metrics])
-        if NEARNESS in metrics[0]:
-            summary[f"{part}_{NEARNESS}"] = summarize([each[NEARNESS] for each in metrics])
-        if records is not full:
-            summary[f"{part}_against_full"] = paired_test(_per_list(records, part), _per_list(full, part))
-    return summary
-
-
-def _per_list(records: Sequence[Mapping[str, Any]], part: str) -> np.ndarray:
-    return np.mean([np.array(record["per_list"][part], np.float64) for record in records], axis=0)
-
-
-def decode_latency(data: str, runner: Any, sizes: Sequence[int], rounds: int = 200) -> dict[str, Any]:
-    """Latency of one list, student and teacher at each K, in one interleaved run."""
-    import tensorflow as tf
-
-    from benchmarks.timing import compiled_call, interleaved, random_batch, statistics
-    from psad_tf.models.psad import PSAD
-
-    config = psad_config_of(data, "student", 1, runner)
-    encoder = runner.encoder
-    tf.keras.utils.set_random_seed(1)
-    model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config)
-    batch = random_batch(encoder.declaration, encoder.vocabulary_sizes, 1, runner.list_size)
-    model.rank(batch)
-    calls: dict[str, Callable[[], object]] = {
-        "student": compiled_call(lambda each: model.reranker(each)["scores"], batch)
-    }
-    for size in sizes:
-        decode = compiled_call(lambda each, size=size: model.generate(each, block_size=size).scores, batch)
-        calls[f"k{size}"] = decode
-    return statistics(interleaved(calls, rounds), "student")
-
-
-def _report(output_dir: str) -> None:
-    found = read_json(os.path.join(output_dir, "ablation.json"), {})
-    parts = [
-        "# Ablation",
-        "",
-        "NDCG@10 on test lists, mean ± standard deviation over seeds; differences from",
-    ]
-    parts += ["`all parts` are paired by list (p: sign-flip permutation test). Made by"]
-    parts += ["`python -m benchmarks.bench_ablation`.", ""]
-    for data, variants in found.items():
-        rows = [[_TITLES[name], *_quality_cells(variants[name])] for name in VARIANTS if name in variants]
-        header = [
-            "variant",
-            "student",
-            "teacher",
-            "student - all parts",
-            "p",
-            "teacher - all parts",
-            "p",
-            "seeds",
-        ]
-        parts += [f"## {data}", "", markdown_table(header, rows), ""]
-        blocks = sorted((n for n in variants if n.startswith("k")), key=lambda name: int(name[1:]))
-        if blocks:
-            rows = [[f"teacher, K={n[1:]}", *_block_cells(variants[n], "teacher")] for n in blocks]
-            if FULL in variants and "student_decode" in variants[FULL]:
-                facts = {**variants[FULL], "decode": variants[FULL]["student_decode"]}
-                rows.append(["student", *_block_cells(facts, "student")])
-            header = ["model", "NDCG@10", "median ms", "p99 ms", "median / student's"]
-            parts += ["One list, XLA-compiled:", "", markdown_table(header, rows), ""]
-    text = "\n".join(parts)
-    write_text(os.path.join(output_dir, "ablation.md"), text)
-    draw(found, os.path.join(output_dir, "ablation.png"))
+        measure = (_in_list_value if data == INTERACTIONS else _in_ndcg)(options)
+        full: Measured | None = None
+        for name in [*VARIANTS[data], *(EXPLORED if data == INTERACTIONS else ())]:
+            if options.variants is not None and name not in (FULL, *options.variants):
+                continue
+            if 0.0 < options.minutes * 60.0 <= time.monotonic() - started:
+                left += 1
+                continue
+            measured = measure(name)
+            # Another log has other test lists: nothing to pair.
+            facts = measured.facts(None if name in EXPLORED else full)
+            full = measured if name == FULL else full
+            write_json(path, merged(read_json(path, {}), {data: {name: facts}}))
+            print(f"{data}: {name}: " + ", ".join(f"{part} {facts[part]['mean']:.4f}" for part in PARTS))
+    text = report(read_json(path, {}))
+    write_text(os.path.join(options.output_dir, "ablation.md"), text)
     print(text)
-    print(f"wrote {os.path.join(output_dir, 'ablation.json')}, ablation.md and ablation.png")
+    if left:
+        print(f"the time is up: {left} variants are left for the next time")
+    print(f"wrote {path} and ablation.md")
 
 
-def _quality_cells(facts: Mapping[str, Any]) -> list[str]:
-    cells = [_cell(facts[part]) if part in facts else "" for part in ("student", "teacher")]
-    for part in ("student", "teacher"):
-        test = facts.get(f"{part}_against_full")
-        cells += ["", ""] if test is None else [f"{test['difference']:+.4f}", f"{test['p']:.3f}"]
-    return [*cells, str(len(facts["student"]["seeds"]))]
+def _in_list_value(options: argparse.Namespace) -> Callable[[str], Measured]:
+    runs = Runs(options.work_dir, not options.no_xla)
+
+    def measure(name: str) -> Measured:
+        setting = Setting(INTERACTIONS, options.lists, "all")
+        if name in EXPLORED:
+            setting = ExploredSetting(INTERACTIONS, options.lists, "all", EXPLORED[name])
+        greedy = runs.values(runs.oracles(setting), ORACLES["greedy_oracle"]).astype(np.float64)
+        records = []
+        for seed in range(1, options.seeds + 1):
+            config = config_of(runs, setting, "student", seed)
+            assert isinstance(config, TrainConfig)
+            records.append(runs.psad(setting, config.changed(VARIANTS[INTERACTIONS].get(name, {}))))
+        values = {part: [runs.values(each, part).astype(np.float64) for each in records] for part in PARTS}
+        return Measured(values, float(greedy.mean()), _mean_seconds(records))
+
+    return measure
 
 
-def _block_cells(facts: Mapping[str, Any], part: str) -> list[str]:
-    decode = facts.get("decode")
-    if decode is None:
-        return [_cell(facts[part]), "", "", ""]
-    return [
-        _cell(facts[part]),
-        f"{decode['median_ms']:.2f}",
-        f"{decode['p99_ms']:.2f}",
-        f"{decode['median_ratio']:.1f}",
-    ]
+def _in_ndcg(options: argparse.Namespace) -> Callable[[str], Measured]:
+    store = ResultStore(os.path.join(options.work_dir, "results.jsonl"))
+    runner = runner_of(MOVIELENS, options.work_dir, options.lists_dir, store)
+
+    def measure(name: str) -> Measured:
+        records = [runner.psad(variant_config(name, seed, runner)) for seed in range(1, options.seeds + 1)]
+        values = {part: [np.array(each["per_list"][part], np.float64) for each in records] for part in PARTS}
+        return Measured(values, 1.0, _mean_seconds(records))
+
+    return measure
 
 
-def _cell(summary: Mapping[str, Any]) -> str:
-    if len(summary["seeds"]) == 1:
-        return f"{summary['mean']:.4f}"
-    return f"{summary['mean']:.4f} ± {summary['std']:.4f}"
+def variant_config(name: str, seed: int, runner: Any) -> TrainConfig:
+    """The configuration of a variant on MovieLens."""
+    return psad_config_of(MOVIELENS, "student", seed, runner).changed(VARIANTS[MOVIELENS][name])
 
 
-def draw(found: Mapping[str, Any], path: str) -> None:
-    """Quality against latency, a panel a data set."""
-    import matplotlib
-    from matplotlib.figure import Figure
+def _mean_seconds(records: Sequence[Mapping[str, Any]]) -> float:
+    return float(np.mean([each["seconds"] for each in records]))
 
-    drawn = {
-        data: variants
-        for data, variants in found.items()
-        if "student_decode" in variants.get(FULL, {}) and any("decode" in each for each in variants.values())
+
+def report(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """The results as Markdown."""
+    parts = ["# Ablation", ""]
+    parts += ["One part changed at a time; p of the difference from all parts, paired by list. Made by"]
+    parts += ["`python -m benchmarks.bench_ablation`.", ""]
+    said = {
+        INTERACTIONS: "True list value: shares of the greedy oracle's expected clicks on the first slots.",
+        MOVIELENS: "NDCG@10 on the test lists.",
     }
-    if not drawn:
-        return
-    figure = Figure(figsize=(5.5 * len(drawn), 4.2))
-    axes = figure.subplots(1, len(drawn), squeeze=False)
-    for axis, (data, variants) in zip(axes[0], drawn.items(), strict=True):
-        blocks = {int(n[1:]): each for n, each in variants.items() if n.startswith("k") and "decode" in each}
-        shades = matplotlib.colormaps["viridis"]
-        points = [
-            (
-                f"teacher, K={size}",
-                each["decode"],
-                each["teacher"],
-                {"fmt": "o", "color": shades(i / len(blocks))},
-            )
-            for i, (size, each) in enumerate(sorted(blocks.items()))
-        ]
-        full = variants[FULL]
-        star = {"fmt": "*", "ms": 14, "color": "tab:red"}
-        points.append(("student", full["student_decode"], full["student"], star))
-        for label, decode, quality, style in points:
-            axis.errorbar(
-                decode["median_ms"], quality["mean"], quality["std"], capsize=3, label=label, **style
-            )
-        axis.set_xlim(left=0)
-        axis.legend(loc="lower left")
-        axis.set_xlabel("median latency of one list, ms")
-        axis.set_ylabel("NDCG@10, test lists")
-        axis.set_title(data)
-        axis.grid(alpha=0.3)
-    save_figure(figure, path)
+    header = ["changed", "student", "p", "teacher", "p", "seconds", "seeds"]
+    for data, order in VARIANTS.items():
+        variants = found.get(data, {})
+        rows = [_row(name, variants[name]) for name in (*order, *EXPLORED) if name in variants]
+        if rows:
+            parts += [f"## {data}", "", said[data], "", markdown_table(header, rows), ""]
+    return "\n".join(parts)
+
+
+def _row(name: str, facts: Mapping[str, Any]) -> list[str]:
+    cells = [name]
+    for part in PARTS:
+        spread = f" ± {facts[part]['std']:.4f}" if len(facts[part]["seeds"]) > 1 else ""
+        tested = facts.get(f"{part}_against_full")
+        cells += [f"{facts[part]['mean']:.4f}{spread}", "" if tested is None else f"{tested['p']:.1g}"]
+    return [*cells, f"{facts['seconds']:.0f}", str(len(facts[PARTS[0]]["seeds"]))]
 
 
 if __name__ == "__main__":

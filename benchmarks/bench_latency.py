@@ -108,7 +108,7 @@ def make_psad(encoder: Any, slots: int) -> Any:
     from benchmarks.runs import psad_config
     from psad_tf.models.psad import PSAD
 
-    config = psad_config(PSAD_CONFIGS[MOVIELENS], slots)
+    config = psad_config(PSAD_CONFIGS[MOVIELENS])
     teacher = dataclasses.replace(config.model.teacher, slots=slots, block_size=min(5, slots))
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, teacher=teacher))
     tf.keras.utils.set_random_seed(1)

@@ -1,11 +1,12 @@
 """Ranking quality of PSAD and the baselines: python -m benchmarks.bench_quality
 
-Trains every model for every seed on MovieLens-100K, the Open Bandit sample and, with --kuairand_dir, KuaiRand
-(and the models of the known-optimum comparison on the simulator), tests them, and writes to --output_dir
+Trains every model for every seed on MovieLens-100K, the Open Bandit sample and, with --kuairand_dir,
+KuaiRand, tests them, and writes to --output_dir
 
     quality.json               {data set: {model: {metric: {"mean", "std", "seeds"}}}}
     quality_significance.json  paired tests of student and teacher against the best baseline
-    quality.md                 both as tables
+    quality_by_history.json    {data set: [{"min_history", "max_history", "lists", "ndcg@10": {model: mean}}]}
+    quality.md                 all as tables
 
 Every finished (model, seed) is kept in runs/bench/results.jsonl, so a run that was stopped resumes.
 Hyperparameters of the baselines come from quality_search.json, which `--search` makes from the validation
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from benchmarks.common import (
     MOVIELENS,
     OPEN_BANDIT,
     RESULTS_DIR,
-    SIMULATOR,
     WORK_DIR,
     ResultStore,
     markdown_table,
@@ -40,13 +40,13 @@ from benchmarks.common import (
     write_text,
 )
 from psad_tf.errors import InputError
+from psad_tf.evaluation.evaluate import SELECTION_METRIC, history_groups
 from psad_tf.files import write_json
 from psad_tf.metrics import METRICS
 
 SEARCH_FILE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results", "quality_search.json")
 PSAD_CONFIGS = {
     MOVIELENS: os.path.join("configs", "movielens.json"),
-    SIMULATOR: os.path.join("configs", "simulator.json"),
     # Not tuned on these: what was chosen on MovieLens' validation lists.
     OPEN_BANDIT: os.path.join("configs", "movielens.json"),
     KUAIRAND: os.path.join("configs", "movielens.json"),
@@ -54,16 +54,10 @@ PSAD_CONFIGS = {
 BASELINE_NAMES = ("lambdamart", "pointwise", "dlcm", "prm", "setrank", "seq2slate", "nar4rec")
 MODELS = {
     MOVIELENS: ("initial", *BASELINE_NAMES, "teacher_k1", "teacher_k5", "teacher_k20", "student"),
-    SIMULATOR: (
-        *("initial", "pointwise", "teacher_k1", "teacher_k2", "teacher_k5", "teacher_k8", "student"),
-        "greedy_oracle",
-    ),
     OPEN_BANDIT: ("initial", *BASELINE_NAMES, "teacher_k1", "teacher_k5", "student"),
     KUAIRAND: ("initial", *BASELINE_NAMES, "teacher_k1", "teacher_k5", "student"),
 }
-UNTRAINED = ("initial", "greedy_oracle")
-STUDENTS_BLOCK = 5
-PSAD = "psad"
+INITIAL = "initial"
 LIST_VALUE = "list_value"  # true value of lists on simulated worlds: benchmarks/list_value.py
 
 
@@ -108,39 +102,30 @@ def run(options: argparse.Namespace) -> None:
             raise InputError(
                 "kuairand: --kuairand_dir is needed (docs/data.md says where its files come from)"
             )
-        runner, finish = make_runner(data, options.work_dir, options.lists_dir, store, options.kuairand_dir)
+        runner = runner_of(data, options.work_dir, options.lists_dir, store, options.kuairand_dir)
         if options.search:
-            searched = [name for name in names if name in BASELINE_NAMES]
-            search(data, [*searched, *([] if os.path.isfile(PSAD_CONFIGS[data]) else [PSAD])], runner)
+            search(data, [name for name in names if name in BASELINE_NAMES], runner)
         collected: dict[str, list[dict[str, Any]]] = {}
         for name in names:
-            seeds = range(1, 2 if name in UNTRAINED else options.seeds + 1)
+            seeds = range(1, 2 if name == INITIAL else options.seeds + 1)
             collected[name] = [_announced(data, name, seed, runner) for seed in seeds]
             write_json(path, merged(read_json(path, {}), {data: {name: _summary(collected[name])}}))
-        finish()
         _significance(options.output_dir, data, collected)
+        _by_history(options.output_dir, data, collected, runner)
     _report(options.output_dir)
 
 
-def make_runner(
-    data: str, work_dir: str, lists_dir: str, store: ResultStore, input_dir: str = ""
-) -> tuple[Any, Callable[[], None]]:
-    """The runner of a data set, and what to call when its results are in."""
+def runner_of(data: str, work_dir: str, lists_dir: str, store: ResultStore, input_dir: str = "") -> Any:
+    """The runner of a data set; its lists are made when they are not there."""
     from benchmarks.runs import Runner
 
-    if data != SIMULATOR:
-        made = public_lists(data, work_dir, input_dir) if data != MOVIELENS or not lists_dir else lists_dir
-        return Runner(made, store, work_dir), lambda: None
-    from benchmarks.simulated_world import CANDIDATES, Oracle, simulated_lists
-
-    lists = simulated_lists(work_dir)
-    oracle = Oracle(lists)
-    return Runner(lists, store, work_dir, CANDIDATES, oracle.measure, oracle.greedy), oracle.finish
+    made = lists_dir if data == MOVIELENS and lists_dir else public_lists(data, work_dir, input_dir)
+    return Runner(made, store, work_dir)
 
 
 def search(data: str, names: Sequence[str], runner: Any) -> None:
     """Tries every point of the search space on the validation lists, with seed 1, and keeps all values."""
-    from benchmarks.runs import LAMBDAMART, LAMBDAMART_SEARCH, SEARCH, baseline_base, psad_config
+    from benchmarks.runs import LAMBDAMART, LAMBDAMART_SEARCH, SEARCH, baseline_base
 
     found = read_json(SEARCH_FILE, {})
     for name in names:
@@ -148,11 +133,6 @@ def search(data: str, names: Sequence[str], runner: Any) -> None:
         for trial in LAMBDAMART_SEARCH if name == LAMBDAMART else SEARCH:
             if name == LAMBDAMART:
                 quality = runner.lambdamart(trial, test=False)["valid"]["model"]
-            elif name == PSAD:
-                base = psad_config(PSAD_CONFIGS[data], runner.list_size)
-                quality = runner.psad(trial.config(base, runner.training_lists), test=False)["valid"][
-                    "student"
-                ]
             else:
                 config = trial.config(baseline_base(runner.list_size), runner.training_lists)
                 quality = runner.neural(name, config, test=False)["valid"]["model"]
@@ -174,7 +154,7 @@ def record_of(data: str, name: str, seed: int, runner: Any) -> dict[str, Any]:
     from benchmarks.runs import LAMBDAMART, LambdaMARTConfig, Trial, baseline_base
 
     part = "model"
-    if name in UNTRAINED:
+    if name == INITIAL:
         record, part = runner.untrained(), name
     elif name in BASELINE_NAMES:
         settings = _chosen(data, name, runner)
@@ -189,17 +169,11 @@ def record_of(data: str, name: str, seed: int, runner: Any) -> dict[str, Any]:
 
 
 def psad_config_of(data: str, name: str, seed: int, runner: Any) -> Any:
-    """The configuration behind `student` or `teacher_k<K>`.
+    """The configuration behind `student` (the data set's preset) or `teacher_k<K>`."""
+    from benchmarks.runs import psad_config, with_block_size
 
-    The data set's file in configs/ where it is there, else the best of the baselines' search space.
-    """
-    from benchmarks.runs import Trial, psad_config, with_block_size
-
-    config = psad_config(PSAD_CONFIGS[data], runner.list_size)
-    if not os.path.isfile(PSAD_CONFIGS[data]):
-        config = Trial(**_chosen(data, PSAD, runner)).config(config, runner.training_lists)
-    block_size = STUDENTS_BLOCK if name == "student" else int(name.removeprefix("teacher_k"))
-    return dataclasses.replace(with_block_size(config, block_size), seed=seed)
+    config = dataclasses.replace(psad_config(PSAD_CONFIGS[data]), seed=seed)
+    return config if name == "student" else with_block_size(config, int(name.removeprefix("teacher_k")))
 
 
 def _chosen(data: str, name: str, runner: Any) -> dict[str, Any]:
@@ -236,25 +210,45 @@ def _significance(output_dir: str, data: str, collected: dict[str, list[dict[str
         write_json(path, {**read_json(path, {}), data: tests})
 
 
+def _by_history(
+    output_dir: str, data: str, collected: Mapping[str, list[dict[str, Any]]], runner: Any
+) -> None:
+    """NDCG@10 of each model by how much of a user's history it saw."""
+    lengths = runner.history_lengths()
+    values = {name: _per_list(records) for name, records in collected.items()}
+    groups = [
+        {
+            "min_history": int(lengths[chosen].min()),
+            "max_history": int(lengths[chosen].max()),
+            "lists": int(chosen.sum()),
+            SELECTION_METRIC: {name: float(np.nanmean(each[chosen])) for name, each in values.items()},
+        }
+        for chosen in history_groups(lengths)
+    ]
+    path = os.path.join(output_dir, "quality_by_history.json")
+    write_json(path, {**read_json(path, {}), data: groups})
+
+
 def _report(output_dir: str) -> None:
     results = read_json(os.path.join(output_dir, "quality.json"), {})
     tests = read_json(os.path.join(output_dir, "quality_significance.json"), {})
+    histories = read_json(os.path.join(output_dir, "quality_by_history.json"), {})
     parts = ["# Ranking quality", "", "Test lists; mean ± standard deviation over seeds. Made by"]
     parts += ["`python -m benchmarks.bench_quality`.", ""]
     for data, order in MODELS.items():
         models = {name: results[data][name] for name in order if name in results.get(data, {})}
         if not models:
             continue
-        first = next(iter(models.values()))
-        metrics = [*METRICS, *(metric for metric in first if metric not in METRICS)]
         rows = [
-            [name, *(_cell(metrics_of[metric]) for metric in metrics), str(_seeds(metrics_of))]
+            [name, *(_cell(metrics_of[metric]) for metric in METRICS), str(_seeds(metrics_of))]
             for name, metrics_of in models.items()
         ]
-        titles = [metric.upper() if metric in METRICS else metric.replace("_", " ") for metric in metrics]
+        titles = [metric.upper() for metric in METRICS]
         parts += [f"## {data}", "", markdown_table(["model", *titles, "seeds"], rows), ""]
         if data in tests:
             parts += [_test_table(tests[data]), ""]
+        if data in histories:
+            parts += [_history_table(histories[data], order), ""]
     text = "\n".join(parts)
     write_text(os.path.join(output_dir, "quality.md"), text)
     print(text)
@@ -283,6 +277,16 @@ def _test_table(tests: dict[str, Any]) -> str:
         for name, facts in tests.items()
     ]
     return markdown_table(["NDCG@10, paired by list", "difference", "95% interval", "p", "lists"], rows)
+
+
+def _history_table(groups: Sequence[dict[str, Any]], order: Sequence[str]) -> str:
+    header = ["NDCG@10 by past interactions"]
+    header += [f"{each['min_history']} to {each['max_history']}" for each in groups]
+    rows = [["lists", *(str(each["lists"]) for each in groups)]]
+    for name in order:
+        if all(name in each[SELECTION_METRIC] for each in groups):
+            rows.append([name, *(f"{each[SELECTION_METRIC][name]:.4f}" for each in groups)])
+    return markdown_table(header, rows)
 
 
 if __name__ == "__main__":

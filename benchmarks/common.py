@@ -22,7 +22,6 @@ from psad_tf.files import replaced_file
 WORK_DIR = os.path.join("runs", "bench")
 RESULTS_DIR = os.path.join("benchmarks", "results")
 MOVIELENS = "movielens-100k"
-SIMULATOR = "simulator"
 OPEN_BANDIT = "open-bandit-sample"
 KUAIRAND = "kuairand"
 _FLIPS = 20_000

@@ -15,8 +15,14 @@ from benchmarks.common import ResultStore, code_fingerprint, data_fingerprint, f
 from psad_tf.baselines import NEURAL_BASELINES
 from psad_tf.baselines.lambdamart import LambdaMART, LambdaMARTConfig
 from psad_tf.baselines.training import train_baseline
-from psad_tf.config import DataConfig, EmbeddingConfig, ModelConfig, OptimizerConfig, TrainConfig
-from psad_tf.config import load_train_config as load_config
+from psad_tf.config import (
+    DataConfig,
+    EmbeddingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    load_train_config,
+)
 from psad_tf.data.batches import ListDataset
 from psad_tf.data.encoder import FeatureEncoder
 from psad_tf.data.list_folder import load_encoder
@@ -35,9 +41,6 @@ _SHARED_CODE = (
 )
 BASELINE_CODE = (*_SHARED_CODE, "baselines/*.py")
 PSAD_CODE = (*_SHARED_CODE, "training/trainer.py", "layers/*.py", "models/*.py")
-
-# batch, scores -> {metric: a value a list}
-Measure = Callable[[Mapping[str, tf.Tensor], np.ndarray], Mapping[str, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,24 +113,13 @@ def baseline_base(list_size: int) -> TrainConfig:
     )
 
 
-def psad_config(path: str, list_size: int) -> TrainConfig:
-    """PSAD's configuration of a data set: the file's where it is there, else the defaults.
+def psad_config(path: str) -> TrainConfig:
+    """PSAD's configuration of a data set, without XLA.
 
-    Without XLA: the weights are the same up to rounding, and hundreds of short runs on a CPU would spend
-    half of their time compiling.
+    The weights are the same up to rounding, and many short runs on a CPU would spend half of their time
+    compiling.
     """
-    if os.path.isfile(path):
-        return dataclasses.replace(load_config(path), jit_compile=False)
-    base = TrainConfig(jit_compile=False)
-    slots = min(base.model.teacher.slots, list_size)
-    teacher = dataclasses.replace(
-        base.model.teacher, slots=slots, block_size=min(base.model.teacher.block_size, slots)
-    )
-    return dataclasses.replace(
-        base,
-        model=dataclasses.replace(base.model, teacher=teacher),
-        data=dataclasses.replace(base.data, list_sizes=(list_size,)),
-    )
+    return dataclasses.replace(load_train_config(path), jit_compile=False)
 
 
 def with_block_size(config: TrainConfig, block_size: int) -> TrainConfig:
@@ -148,8 +140,6 @@ class Runner:
         store: Finished records.
         work_dir: Where PSAD's run folders go.
         list_size: Padded size of the lists.
-        measure: More metrics of each test list, besides the ranking metrics.
-        reference: Rankings of a test batch that need no training, {model: scores}.
     """
 
     def __init__(
@@ -158,15 +148,11 @@ class Runner:
         store: ResultStore,
         work_dir: str,
         list_size: int = 20,
-        measure: Measure | None = None,
-        reference: Callable[[Mapping[str, tf.Tensor]], Mapping[str, np.ndarray]] | None = None,
     ) -> None:
         self.lists_dir = lists_dir
         self.store = store
         self.work_dir = work_dir
         self.list_size = list_size
-        self.measure = measure
-        self.reference = reference
         self.data = data_fingerprint(lists_dir)
         self.baseline_code = code_fingerprint(BASELINE_CODE)
         self.psad_code = code_fingerprint(PSAD_CODE)
@@ -174,10 +160,9 @@ class Runner:
         self._lists: dict[str, ListDataset] = {}
 
     def untrained(self) -> dict[str, Any]:
-        """The record of `initial` and of the reference rankings."""
-        reference = self.reference or (lambda batch: {})
-        key = {"model": "untrained", "data": self.data, "reference": self.reference is not None}
-        return self.store.result(key, lambda: self._evaluated(reference, compiled=False))
+        """The record of `initial`."""
+        key = {"model": "untrained", "data": self.data}
+        return self.store.result(key, lambda: self._evaluated(lambda batch: {}, compiled=False))
 
     def neural(self, name: str, config: TrainConfig, test: bool = True) -> dict[str, Any]:
         """A neural baseline's record, under the model name `model`."""
@@ -255,6 +240,12 @@ class Runner:
         }
         return {**record, **self._evaluated(rank)} if test else record
 
+    def history_lengths(self) -> np.ndarray:
+        """Past interactions that a model sees of each test list's user, int64 [lists]."""
+        return np.concatenate(
+            [batch["history_mask"].numpy().sum(1) for batch in self.lists("test").batches()]
+        )
+
     @property
     def training_lists(self) -> int:
         """Number of training lists."""
@@ -288,16 +279,13 @@ class Runner:
         ranked = tf.function(rank, reduce_retracing=False) if compiled else rank
         collected: dict[str, dict[str, list[np.ndarray]]] = {}
         for batch in self.lists(split).batches():
-            labels, mask = batch["labels"].numpy(), batch["mask"].numpy()
+            labels = batch["labels"].numpy()
             shown = batch["shown_position"].numpy() >= 0
             scores = {name: np.asarray(each) for name, each in ranked(batch).items()}
             if initial:
                 scores["initial"] = -batch["initial_rank"].numpy().astype(np.float64)
             for name, each in scores.items():
-                metrics = dict(per_list_metrics(each, labels, where=shown))
-                if self.measure is not None and split == "test":
-                    metrics |= self.measure(batch, np.where(mask, each, -np.inf))
-                for metric, values in metrics.items():
+                for metric, values in per_list_metrics(each, labels, where=shown).items():
                     collected.setdefault(name, {}).setdefault(metric, []).append(values)
         return {
             name: {metric: np.concatenate(parts) for metric, parts in metrics.items()}

@@ -35,16 +35,16 @@ class DenseSummary(NamedTuple):
         missing: NaNs.
         total: The exact sum.
         squares: The exact sum of squares.
-        smallest: Infinity where there is no value.
-        largest: Minus infinity where there is no value.
+        minimum: Infinity where there is no value.
+        maximum: Minus infinity where there is no value.
     """
 
     there: int
     missing: int
     total: Fraction
     squares: Fraction
-    smallest: float
-    largest: float
+    minimum: float
+    maximum: float
 
     @classmethod
     def of(cls, values: np.ndarray) -> DenseSummary:
@@ -60,15 +60,15 @@ class DenseSummary(NamedTuple):
         `std` is 1.0 where all values are equal; mean, min and max are 0.0 where there is no value.
         """
         n = self.there
-        variance = (self.squares - self.total * self.total / n) / n if self.smallest < self.largest else 0
+        variance = (self.squares - self.total * self.total / n) / n if self.minimum < self.maximum else 0
         return {
             "count": n + self.missing,
             "missing": self.missing,
             "mean": float(self.total / n) if n else 0.0,
             "std": math.sqrt(variance) or 1.0,
             # 0.0 and -0.0 are equal, and which of them was met first is chance.
-            "min": self.smallest + 0.0 if n else 0.0,
-            "max": self.largest + 0.0 if n else 0.0,
+            "min": self.minimum + 0.0 if n else 0.0,
+            "max": self.maximum + 0.0 if n else 0.0,
         }
 
 

@@ -87,7 +87,8 @@ def _run_metrics(arguments: argparse.Namespace) -> None:
     write_json(path, {**means, "by_history": groups} if groups else means)
     print(format_table(means, METRICS))
     for group in groups:
-        print(f"{group['lists']:,} lists with {group['shortest']} to {group['longest']} past interactions:")
+        span = f"{group['min_history']} to {group['max_history']}"
+        print(f"{group['lists']:,} lists with {span} past interactions:")
         print(format_table(group["means"], METRICS))
     if worse := worse_than_initial(means, arguments.split):
         print(worse)

@@ -254,7 +254,7 @@ class ListDataset:
         sizes, batch_size = self.sizes, self.config.batch_size
         if len(sizes) == 1:
             return lists.batch(batch_size).map(with_empty_features)
-        if self.lists.longest > sizes[-1]:
+        if self.lists.max_length > sizes[-1]:
             lists = lists.map(lambda encoded: _cut_candidates(encoded, sizes[-1]))
         return lists.bucket_by_sequence_length(
             lambda encoded: tf.shape(encoded["mask"])[0],

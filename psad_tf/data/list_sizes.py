@@ -40,7 +40,7 @@ class SplitLists:
         return sum(self.lengths.values())
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """Candidates of the longest list."""
         return max(self.lengths)
 
@@ -141,8 +141,8 @@ def training_sizes(lists: SplitLists, config: DataConfig, slots: int) -> tuple[i
     if longer and config.long_lists == "error":
         raise InputError(
             f"data.list_sizes: {longer:,} of {lists.count:,} training lists have more than {largest} "
-            f"candidates, up to {lists.longest}: add a size, leave list_sizes out, or set data.long_lists to "
-            '"truncate" to train on the first candidates of each'
+            f"candidates, up to {lists.max_length}: add a size, leave list_sizes out, or set data.long_lists "
+            'to "truncate" to train on the first candidates of each'
         )
     return config.list_sizes
 
@@ -152,7 +152,7 @@ def evaluation_sizes(lists: SplitLists, config: DataConfig) -> tuple[int, ...]:
     sizes = config.list_sizes
     if not sizes:
         return choose_sizes(lists.lengths)
-    return sizes if lists.longest <= sizes[-1] else (*sizes, lists.longest)
+    return sizes if lists.max_length <= sizes[-1] else (*sizes, lists.max_length)
 
 
 def batches_of_sizes(lengths: Mapping[int, int], sizes: Sequence[int], batch_size: int) -> int:

@@ -22,7 +22,7 @@ class WindowRules:
         upstream_percent: Share of a user's first interactions that train the upstream stage, rounded down.
         upstream_least: At least so many train it.
         length: Interactions of a window.
-        shortest: A leftover of at least so many makes a short window.
+        min_length: A leftover of at least so many makes a short window.
         held_out: Share of a user's windows in each held-out split, rounded half to even.
         overlap_stride: Interactions between the starts of the additional, overlapping training windows;
             0 makes none.
@@ -31,7 +31,7 @@ class WindowRules:
     upstream_percent: int = 30
     upstream_least: int = 10
     length: int = 20
-    shortest: int = 10
+    min_length: int = 10
     held_out: float = 0.15
     overlap_stride: int = 0
 
@@ -76,7 +76,7 @@ def cut_windows(count: int, rules: WindowRules | None = None) -> UserWindows:
     """Cuts one user's `count` interactions, which stand in time order.
 
     The first `upstream_percent` % (at least `upstream_least`) train the upstream stage. The rest is cut,
-    counting from the end, into windows of `length`; a leftover of `shortest` or more makes a short one.
+    counting from the end, into windows of `length`; a leftover of `min_length` or more makes a short one.
     Of W windows, the last max(1, round(held_out * W)) are test if W >= 2; the same number before them,
     if W >= 3, are validation; the others are training. Overlapping windows start every `overlap_stride`
     interactions after the upstream part and end before the first held-out window.
@@ -92,7 +92,7 @@ def cut_windows(count: int, rules: WindowRules | None = None) -> UserWindows:
     while stop - upstream >= rules.length:
         spans.append((stop - rules.length, stop))
         stop -= rules.length
-    if stop - upstream >= rules.shortest:
+    if stop - upstream >= rules.min_length:
         spans.append((upstream, stop))
     spans.reverse()
     share = max(1, round(rules.held_out * len(spans)))

@@ -42,31 +42,46 @@ class Evaluation:
     def by_history(self, groups: int = 4) -> list[dict[str, Any]]:
         """The means by how active the users were.
 
-        The lists are cut at the quantiles of their history lengths, so that groups are of about equal size;
-        lists of one length stay together, so there may be fewer groups.
-
         Args:
-            groups: How many at most.
+            groups: Of `history_groups`.
 
         Returns:
-            For each group, from the shortest histories to the longest: `shortest` and `longest` history,
+            For each group, from the shortest histories to the longest: `min_history` and `max_history`,
             number of `lists`, and `means` as in `means()`.
         """
         lengths = self.history_lengths
-        bounds = np.unique(np.quantile(lengths, np.arange(1, groups) / groups, method="lower"))
-        group = np.searchsorted(bounds, lengths, side="left")
         return [
             {
-                "shortest": int(lengths[chosen].min()),
-                "longest": int(lengths[chosen].max()),
+                "min_history": int(lengths[chosen].min()),
+                "max_history": int(lengths[chosen].max()),
                 "lists": int(chosen.sum()),
                 "means": {
                     model: mean_metrics({metric: each[chosen] for metric, each in metrics.items()})
                     for model, metrics in self.values.items()
                 },
             }
-            for chosen in (group == number for number in np.unique(group))
+            for chosen in history_groups(lengths, groups)
         ]
+
+
+def history_groups(lengths: np.ndarray, groups: int = 4) -> list[np.ndarray]:
+    """Lists cut at the quantiles of their history lengths, so that groups are of about equal size.
+
+    Lists of one length stay together, so there may be fewer groups.
+
+    Args:
+        lengths: Past interactions of each list's user, int [lists].
+        groups: How many at most.
+
+    Returns:
+        bool [lists] for each group, from the shortest histories to the longest.
+
+    >>> [chosen.astype(int).tolist() for chosen in history_groups(np.array([0, 9, 0, 4]), 2)]
+    [[1, 0, 1, 0], [0, 1, 0, 1]]
+    """
+    bounds = np.unique(np.quantile(lengths, np.arange(1, groups) / groups, method="lower"))
+    group = np.searchsorted(bounds, lengths, side="left")
+    return [group == number for number in np.unique(group)]
 
 
 class Evaluator:

@@ -161,7 +161,7 @@ def _described(training: ListDataset, validation: ListDataset, config: TrainConf
     lists = training.lists
     cut = sum(count for length, count in lists.lengths.items() if length > training.sizes[-1])
     parts = [
-        f"{training.count:,} training lists of up to {lists.longest} candidates",
+        f"{training.count:,} training lists of up to {lists.max_length} candidates",
         f"{lists.with_positive:,} of them with a label of 1 or more",
         f"padded to {' or '.join(map(str, training.sizes))} candidates" + f" ({cut:,} are cut)" * bool(cut),
         f"{training.steps_per_epoch:,} steps of {config.data.batch_size} lists per epoch",

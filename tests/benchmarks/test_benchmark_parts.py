@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import psad_tf
-from benchmarks import bench_ablation, bench_latency, bench_quality
+from benchmarks import bench_ablation, bench_latency, bench_quality, list_value
 from benchmarks.common import ResultStore, code_fingerprint, fingerprint, merged, paired_test, summarize
-from psad_tf.config import TrainConfig
+from psad_tf.config import TrainConfig, load_train_config
 
 
 def test_a_finished_result_is_not_made_again_even_by_a_new_process(tmp_path):
@@ -86,16 +85,12 @@ def test_merging_keeps_models_and_data_sets_that_are_not_new():
     }
 
 
-def test_every_ablation_changes_the_configuration_and_the_full_model_does_not():
-    def config(name: str) -> TrainConfig:
-        return bench_ablation.variant_config("movielens-100k", name, 1, types.SimpleNamespace(list_size=20))
-
-    full = bench_quality.psad_config_of("movielens-100k", "student", 1, types.SimpleNamespace(list_size=20))
-    assert config("full") == full
-    others = {fingerprint(config(name)) for name in bench_ablation.VARIANTS if name != "full"}
-    assert len(others | {fingerprint(full)}) == len(bench_ablation.VARIANTS)
-    assert [config(f"k{size}").model.teacher.block_size for size in (1, 20)] == [1, 20]
-    assert bench_ablation.block_sizes(8) == [1, 2, 4, 5, 8]
+@pytest.mark.parametrize("data", bench_ablation.VARIANTS)
+def test_every_variant_changes_its_presets_configuration(data):
+    path = list_value.PRESET_FILE if data == bench_ablation.INTERACTIONS else bench_quality.PSAD_CONFIGS[data]
+    base = load_train_config(path)
+    changed = [base.changed(each) for each in bench_ablation.VARIANTS[data].values()]
+    assert changed[0] == base and len({fingerprint(each) for each in changed}) == len(changed)
 
 
 @pytest.mark.parametrize("bench", [bench_quality, bench_ablation, bench_latency])

@@ -1,4 +1,4 @@
-"""One training run of each kind on generated lists, and the oracle of the simulated world."""
+"""One training run of each kind on generated lists."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import os
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from benchmarks.common import ResultStore
-from benchmarks.runs import SEARCH, Runner, baseline_base, psad_config
+from benchmarks.runs import SEARCH, Runner, baseline_base
 from benchmarks.timing import compiled_call, interleaved, random_batch, statistics
 from psad_tf.baselines.lambdamart import LambdaMARTConfig
 from psad_tf.config import DataConfig, EmbeddingConfig, ModelConfig, TeacherConfig, TrainConfig
@@ -53,36 +52,6 @@ def test_a_search_does_not_look_at_the_test_lists(runner):
         "pointwise", SEARCH[0].config(small(baseline_base(8)), runner.training_lists), test=False
     )
     assert set(record["valid"]) == {"model"} and not {"metrics", "per_list"} & set(record)
-
-
-def test_psads_defaults_fit_short_lists():
-    config = psad_config("no such file", 3)
-    assert (config.model.teacher.slots, config.model.teacher.block_size) == (3, 3)
-
-
-def test_the_oracle_prefers_the_best_list_to_the_initial_order(tmp_path, monkeypatch):
-    from benchmarks import simulated_world
-    from psad_tf.datasets.simulator import SimulatorConfig, World
-
-    config = SimulatorConfig(lists=30, candidates=4, items=20)
-    monkeypatch.setattr(simulated_world, "CONFIG", config)
-    monkeypatch.setattr(simulated_world, "ENUMERATED", 2)
-    vocabularies = tmp_path / "lists" / "vocabularies"
-    vocabularies.mkdir(parents=True)
-    (vocabularies / "user_id.txt").write_text("u0\nu1\nu2\n")
-    (vocabularies / "item_id.txt").write_text("".join(f"i{number}\n" for number in range(20)))
-    oracle = simulated_world.Oracle(str(tmp_path / "lists"))
-    items = np.array([[3, 7, 2, 11], [5, 6, 9, 13], [4, 8, 10, 12]])
-    batch = {"user_id": tf.constant([[2], [3], [4]]), "item_id": tf.constant(items[..., None] + 2)}
-    best, _ = World(config).best_list("u0", [f"i{number}" for number in items[0]])
-    scores = np.zeros(items.shape)
-    scores[0] = [-best.index(f"i{number}") for number in items[0]]
-    measured = oracle.measure(batch, scores)
-    assert measured["share_of_best_utility"][0] == pytest.approx(1.0)
-    assert 0.0 < measured["share_of_best_utility"][1] <= 1.0
-    assert np.isnan(measured["share_of_best_utility"][2])
-    greedy = oracle.measure(batch, oracle.greedy(batch)["greedy_oracle"])
-    assert greedy["share_of_best_utility"][1] >= 0.9
 
 
 def test_calls_are_timed_in_turn_and_compared_with_the_reference():

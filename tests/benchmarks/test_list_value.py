@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import list_value, list_value_ablation, list_value_runs, list_value_trust
+from benchmarks import bench_ablation, list_value, list_value_runs, list_value_trust
 from benchmarks.common import fingerprint
 from benchmarks.list_value_runs import Runs, Setting
 from psad_tf.baselines import NEURAL_BASELINES
-from psad_tf.config import load_train_config
 from tests import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -30,15 +29,9 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(list_value, "PRESET_FILE", str(tmp_path / "config.json"))
     monkeypatch.setattr(list_value, "SEARCH_FILE", str(tmp_path / "search.json"))
     monkeypatch.setattr(list_value, "PLAN", tuple((setting, (1,)) for setting in SETTINGS))
-    return ["--no_xla", "--output_dir", str(tmp_path / "out"), "--work_dir", str(tmp_path / "work")]
-
-
-@pytest.fixture
-def short(small, monkeypatch):
-    """The same with two slots, the less to trace."""
     for module in (list_value, list_value_runs, list_value_trust):
-        monkeypatch.setattr(module, "SLOTS", 2)
-    return small
+        monkeypatch.setattr(module, "SLOTS", 2)  # the less to trace
+    return ["--no_xla", "--output_dir", str(tmp_path / "out"), "--work_dir", str(tmp_path / "work")]
 
 
 def test_a_run_that_was_stopped_goes_on_and_its_results_have_the_layout(small, tmp_path, monkeypatch, capsys):
@@ -64,8 +57,8 @@ def test_a_run_that_was_stopped_goes_on_and_its_results_have_the_layout(small, t
     list_value.main([*small, "--models", *models])
 
 
-def test_estimates_are_compared_with_the_truth(short, tmp_path):
-    list_value_trust.main([*short, "--lists", "800", "--rankers", "pointwise", "student"])
+def test_estimates_are_compared_with_the_truth(small, tmp_path):
+    list_value_trust.main([*small, "--lists", "800", "--rankers", "pointwise", "student"])
     facts = json.loads((tmp_path / "out" / "list_value_trust.json").read_text())
     assert set(facts["rankers"]) == {*list_value_trust.ORACLES, "pointwise", "student"}
     assert -1.0 <= facts["rank_correlation"] <= 1.0 and np.isfinite(facts["bias"])
@@ -80,14 +73,14 @@ def test_every_wanted_model_is_planned_and_oracles_once():
     assert all(seed == 1 for _, model, seed in planned if model in list_value.ORACLES)
 
 
-def test_the_ablation_compares_each_variant_with_all_parts(short, tmp_path):
-    variant = "student without context"
-    list_value_ablation.main([*short, "--lists", "800", "--variants", variant])
-    found = json.loads((tmp_path / "out" / "list_value_ablation.json").read_text())
-    assert set(found) == {list_value_ablation.FULL, variant}
-    assert found[variant]["student"] != found[list_value_ablation.FULL]["student"]
+def test_the_ablation_compares_each_variant_with_all_parts(small, tmp_path):
+    variant, out = "student without context", tmp_path / "out"
+    bench_ablation.main([*small, "--data", "interactions", "--lists", "800", "--variants", variant])
+    found = json.loads((out / "ablation.json").read_text())["interactions"]
+    assert set(found) == {bench_ablation.FULL, variant}
+    assert found[variant]["student"] != found[bench_ablation.FULL]["student"]
     assert found[variant]["student_against_full"]["lists"] == 80
-    assert variant in (tmp_path / "out" / "list_value_ablation.md").read_text()
+    assert variant in (out / "ablation.md").read_text()
 
 
 def test_dlcm_and_seq2slate_are_the_recurrent_baselines():
@@ -97,12 +90,6 @@ def test_dlcm_and_seq2slate_are_the_recurrent_baselines():
 
 
 def test_logs_with_another_share_of_random_lists_are_another_setting():
-    explored = list_value_ablation.ExploredSetting("interactions", 800, "all", 1.0)
+    explored = bench_ablation.ExploredSetting("interactions", 800, "all", 1.0)
     assert explored.config.explore == 1.0 != SETTINGS[0].config.explore
     assert fingerprint(explored) != fingerprint(SETTINGS[0])
-
-
-def test_every_variant_changes_the_configuration_and_can_be_meant():
-    base = load_train_config(list_value.PRESET_FILE)
-    changed = [base.changed(each) for each in list_value_ablation.VARIANTS.values()]
-    assert changed[0] == base and len({fingerprint(each) for each in changed}) == len(changed)

@@ -283,9 +283,9 @@ def test_lists_are_grouped_by_the_length_of_their_histories(lists_dir, finished)
     evaluation = evaluate_run(finished, lists_dir, "test")
     groups = evaluation.by_history(3)
     assert sum(group["lists"] for group in groups) == len(evaluation.history_lengths)
-    ends = [(group["shortest"], group["longest"]) for group in groups]
+    ends = [(group["min_history"], group["max_history"]) for group in groups]
     assert all(longest < shortest for (_, longest), (shortest, _) in itertools.pairwise(ends))
-    chosen = evaluation.history_lengths <= groups[0]["longest"]
+    chosen = evaluation.history_lengths <= groups[0]["max_history"]
     ndcg = evaluation.values["student"]["ndcg@10"][chosen]
     assert groups[0]["means"]["student"]["ndcg@10"] == pytest.approx(np.nanmean(ndcg), nan_ok=True)
     (everyone,) = evaluation.by_history(1)
