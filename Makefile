@@ -22,7 +22,7 @@ export PYTHONUNBUFFERED := 1
 help:
 	@echo "make demo    set up, then run the whole product on MovieLens-100K (runs/demo/)"
 	@echo "make test    set up, then lint, type-check and test"
-	@echo "make test-fast  the same without slow tests, processes and TFX (about two minutes)"
+	@echo "make test-fast  the same without slow tests, processes and TFX (under two minutes)"
 	@echo "make docs    build the documentation as a site (.cache/site/)"
 	@echo "make lock    recompile requirements.txt, requirements-dev.txt and requirements-gpu.txt"
 	@echo "make bench-quality, bench-ablation, bench-latency, bench-beam, bench-serving, bench-train"
@@ -35,7 +35,7 @@ demo: setup
 test: setup-dev lint types unit
 
 test-fast: setup-dev lint types
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not process and not tfx and not root"
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/tfx_pipeline -m "not slow and not process and not root"
 
 setup: .venv/runtime.lock
 

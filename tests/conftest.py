@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Most of XLA's time goes to optimizing machine code for steps that a test takes once or twice.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import pytest
 

@@ -20,6 +20,8 @@ from psad_tf.errors import InputError
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
+pytestmark = pytest.mark.slow
+
 NOW = logs.START + 10**6
 OPTIONS = PreprocessOptions(num_shards=1, latest_time=NOW, min_candidates=2, max_dropped=1.0)
 

@@ -15,6 +15,8 @@ from psad_tf.beam.pipeline import preprocess
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
+pytestmark = pytest.mark.slow
+
 tfdv = pytest.importorskip("tensorflow_data_validation")
 
 

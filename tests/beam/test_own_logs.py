@@ -45,6 +45,7 @@ def renamed(record: dict) -> dict:
     return json.loads(json.dumps(record).replace('"item-', '"').replace('"user-', '"'))
 
 
+@pytest.mark.slow
 def test_common_exports_make_the_lists_that_the_raw_form_makes(tmp_path):
     data = logs.records()
     ours = {kind: [renamed(each) for each in records] for kind, records in data.items()}
@@ -127,6 +128,7 @@ def test_copies_of_what_was_kept_are_no_loss(tmp_path):
     assert manifest["counts"]["dropped"] == {"duplicate_request": 20}
 
 
+@pytest.mark.slow
 def test_answers_that_stand_in_the_histories_are_measured_and_remarked(tmp_path, capsys):
     data = logs.records()
     raw = logs.write_folder(tmp_path / "raw", data)

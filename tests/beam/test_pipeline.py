@@ -16,6 +16,8 @@ from tests.beam import expected as wanted
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
+pytestmark = pytest.mark.slow
+
 LATEST = logs.START + 10**7
 OPTIONS = PreprocessOptions(num_shards=2, latest_time=LATEST, max_dropped=1.0)
 
@@ -156,7 +158,6 @@ def test_the_size_of_buffers_changes_no_byte(made, raw, tmp_path):
     assert logs.digests(tmp_path / "lists") == logs.digests(made[0])
 
 
-@pytest.mark.slow
 def test_the_number_of_shards_changes_no_list_vocabulary_or_statistic(made, lists, raw, tmp_path):
     output = tmp_path / "lists"
     # More shards than lists: an empty shard is a file too.

@@ -13,6 +13,8 @@ from psad_tf.errors import InputError
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = PreprocessOptions(num_shards=2, latest_time=logs.START * 2, max_dropped=1.0)
 SCHEME = "elsewhere://"
 

@@ -142,6 +142,7 @@ def _reads(process, path):
     return any(os.path.realpath(each) == str(path) for each in files.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_prints_nothing_of_beams_own(raw, tmp_path):
     job = _psad("--input_dir", raw, "--output_dir", tmp_path / "lists", *FLAGS)
     _, errors = job.communicate()

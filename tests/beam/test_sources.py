@@ -106,6 +106,7 @@ def expected(data, tmp_path_factory):
     return logs.digests(folder / "lists")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["csv", "parquet", "avro"])
 def test_every_format_gives_the_lists_that_json_lines_give(data, expected, tmp_path, file_format):
     raw = tmp_path / "raw"

@@ -45,7 +45,7 @@ def test_a_run_that_was_stopped_goes_on_and_its_results_have_the_layout(small, t
         assert set(of_models) == set(models)
         assert of_models["greedy_oracle"]["mean"] == 1.0
         for facts in of_models.values():
-            assert 0.3 < facts["mean"] <= 1.0 and len(facts["seeds"]) == 1
+            assert 0.0 < facts["mean"] <= 1.0 and len(facts["seeds"]) == 1
     significance = json.loads((tmp_path / "out" / "list_value_significance.json").read_text())
     assert significance["interactions"]["800"]["6"]["pointwise"]["lists"] == 80
     assert (tmp_path / "out" / "list_value.png").stat().st_size > 1000

@@ -17,6 +17,8 @@ import tensorflow as tf
 from psad_tf.cli.main import main
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> pathlib.Path:

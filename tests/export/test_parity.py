@@ -12,6 +12,8 @@ from psad_tf.export.parity import check_parity
 from psad_tf.export.saved_model import export_saved_model
 from tests.export.tiny_run import SIZES, make_run
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_export_agrees_with_its_run(
     tiny_run: pathlib.Path, exported: pathlib.Path, tiny_lists: pathlib.Path
@@ -22,7 +24,6 @@ def test_an_export_agrees_with_its_run(
     assert found.ndcg_at_10 == pytest.approx(found.ndcg_at_10_in_process)
 
 
-@pytest.mark.slow
 def test_the_command_fails_when_the_export_is_of_other_weights(
     tmp_path: pathlib.Path,
     tiny_run: pathlib.Path,

@@ -24,6 +24,8 @@ from psad_tf.serving.contract import WARMUP_FILE
 from psad_tf.training.run_folder import load_reranker
 from tests.export.tiny_run import DECLARATION, make_list
 
+pytestmark = pytest.mark.slow
+
 LISTS = [make_list(1), make_list(2, 9, 0)]
 
 # Everything the graph may use: kernels that any TensorFlow Serving build has.

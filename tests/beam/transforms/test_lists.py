@@ -30,6 +30,7 @@ def test_the_earliest_impression_of_a_request_is_kept_whoever_else_repeats_it(tm
     assert sorted(letter["record"]["time"] for letter in letters) == [NOON + 7, NOON + 9]
 
 
+@pytest.mark.slow
 def test_of_equally_early_impressions_the_same_one_is_kept_in_whatever_order_they_are_read(tmp_path):
     copies = [{**logs.impression(900, user, NOON, [user]), "split": None} for user in range(5)]
     kept = set()
@@ -41,6 +42,7 @@ def test_of_equally_early_impressions_the_same_one_is_kept_in_whatever_order_the
     assert len(kept) == 1
 
 
+@pytest.mark.slow
 def test_a_table_of_many_items_is_joined_by_shuffle_to_the_same_bytes(tmp_path):
     raw = logs.write_folder(tmp_path / "raw", logs.records())
     preprocess(raw, tmp_path / "few", DECLARATION, options=OPTIONS)

@@ -13,6 +13,8 @@ from psad_tf.config import OptimizerConfig
 from psad_tf.training.optimizer import make_optimizer
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 GENERATORS = ("seq2slate", "nar4rec")
 SCORERS = tuple(name for name in NEURAL_BASELINES if name not in GENERATORS)
 

@@ -120,6 +120,7 @@ def request_order(batches: tf.data.Dataset) -> list[bytes]:
     return [batch["item_id"].numpy().tobytes() for batch in batches]
 
 
+@pytest.mark.slow
 def test_training_order_depends_on_seed_and_epoch_alone(lists_dir):
     dataset = ListDataset(
         lists_dir, "train", load_encoder(lists_dir), DataConfig(batch_size=16, list_sizes=(8,))
@@ -151,6 +152,7 @@ def test_every_list_is_evaluated_once(lists_dir):
     assert sum(batch["mask"].shape[0] for batch in dataset.batches()) == dataset.count
 
 
+@pytest.mark.slow
 def test_length_buckets_hold_the_same_lists(lists_dir):
     encoder = load_encoder(lists_dir)
     one = ListDataset(lists_dir, "train", encoder, DataConfig(batch_size=8, list_sizes=(8,)))
@@ -165,6 +167,7 @@ def test_length_buckets_hold_the_same_lists(lists_dir):
     assert candidates(one) == candidates(buckets)
 
 
+@pytest.mark.slow
 def test_the_halves_of_the_users_share_no_list_and_leave_none_out(lists_dir):
     encoder = load_encoder(lists_dir)
 

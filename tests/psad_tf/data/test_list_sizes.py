@@ -47,6 +47,7 @@ def lists_in(batches: tf.data.Dataset) -> list[bytes]:
     )
 
 
+@pytest.mark.slow
 def test_every_list_is_trained_on_in_every_epoch_in_batches_of_one_shape_per_size(mixed):
     lists = dataset(mixed)
     whole = lists_in(dataset(mixed, slots=None).batches())
@@ -74,6 +75,7 @@ def test_a_list_longer_than_the_largest_size_is_an_error_unless_cutting_is_asked
     assert len(lists_in(cut.training_batches(1, 0))) == cut.count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(), (6,), (6, 12), (6, 41)])
 def test_metrics_count_whole_lists_whatever_sizes_are_trained_on(mixed, sizes):
     everything = Evaluator(dataset(mixed, slots=None, list_sizes=(60,)), lambda batch: {}, False).run()
@@ -116,6 +118,7 @@ def test_chosen_sizes_hold_every_list_and_pad_least_for_their_number(lengths, mi
     assert padded_candidates(merged, sizes) == least
 
 
+@pytest.mark.slow
 def test_the_empty_lists_that_fill_a_batch_change_no_loss_and_no_gradient():
     model, batch = tiny.model(tiny.config(dropout=0.2)), tiny.batch(5, 7, shortest=3)
 

@@ -38,6 +38,7 @@ def source() -> EncodedWorld:
     return EncodedWorld(CONFIG)
 
 
+@pytest.mark.slow
 def test_the_short_way_gives_what_the_job_and_the_encoder_give(
     source: EncodedWorld, tmp_path: pathlib.Path
 ) -> None:

@@ -14,6 +14,8 @@ from psad_tf.datasets.retrieval import RetrievalConfig
 from psad_tf.datasets.windows import WindowRules, cut_windows
 from psad_tf.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 QUICK = RetrievalConfig(dimension=2, max_epochs=1, batch_size=64)
 
 

@@ -228,6 +228,7 @@ def test_kuairands_files_may_be_compressed_and_histories_begin_with_the_history_
     assert [each[3]["long_view"] for each in earlier] == [1.0, 0.0]
 
 
+@pytest.mark.slow
 def test_kuairands_lists_are_split_by_date_in_the_order_of_a_model_of_the_days_before(kuairand) -> None:
     log = next(kuairand.glob("log_standard_4_08*"))
     lines = log.read_text().splitlines()

@@ -8,6 +8,8 @@ import pytest
 from psad_tf.datasets.retrieval import Ratings, RetrievalConfig, TokenTable, train_retrieval
 from psad_tf.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 USERS = {f"u{index}": {"group": "even" if index % 2 == 0 else "odd"} for index in range(30)}
 ITEMS = {f"i{index}": {"genres": ["calm"] if index % 2 == 0 else ["loud", "fast"]} for index in range(20)}
 CONFIG = RetrievalConfig(dimension=4, batch_size=64, max_epochs=30, learning_rate=0.03, embedding_l2=0.1)
@@ -67,7 +69,6 @@ def test_no_pairs_give_no_scores(trained) -> None:
     assert trained.score([], []).rating.shape == (0,)
 
 
-@pytest.mark.slow
 def test_the_same_seed_gives_the_same_scores_bit_for_bit(trained) -> None:
     again = train_retrieval(_ratings(), USERS, ITEMS, ("group",), ("genres",), CONFIG)
     user_ids, item_ids, _ = _grid(range(30), range(20))

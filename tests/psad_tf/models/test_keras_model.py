@@ -12,6 +12,8 @@ import psad_tf as psad
 from psad_tf.errors import InputError
 from tests import tiny
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "embedding_dim": 8,
     "teacher": {"slots": 3, "block_size": 2, "num_heads": 2, "feed_forward_dim": 8, "pair_heads": 2},
@@ -80,7 +82,6 @@ def test_evaluate_gives_terms_and_the_metrics_of_student_and_teacher(fitted):
     assert found["student_ndcg_5"] == pytest.approx(np.nanmean(values), abs=1e-5)
 
 
-@pytest.mark.slow
 def test_a_saved_model_gives_equal_outputs_and_trains_on(fitted, tmp_path):
     model, _, _ = fitted
     model.save(tmp_path / "m.keras")

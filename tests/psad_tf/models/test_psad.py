@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -23,10 +24,10 @@ def compiled(settings, jit: bool = False) -> PSAD:
     return model
 
 
-def steps(model: PSAD, count: int) -> list[dict[str, float]]:
+def steps(model: PSAD, count: int, first: int = 0) -> list[dict[str, float]]:
     train = model.make_train_function()
     logs = []
-    for index in range(count):
+    for index in range(first, first + count):
         data = iter(tf.data.Dataset.from_tensors(tiny.batch(8, 6, seed=index, shortest=4)))
         train(data)
         logs.append({name: float(term.last.numpy()) for name, term in model.loss_terms.items()})
@@ -40,6 +41,7 @@ def gradients_of(model: PSAD, term: str, variables: list[tf.Variable]) -> list[t
     return tape.gradient(loss, variables)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["forced", "generated"])
 def test_distillation_gives_the_teacher_and_the_profile_network_no_gradient_and_the_student_some(source):
     model = tiny.model(tiny.config(distillation=DistillationConfig(source=source)))
@@ -51,6 +53,7 @@ def test_distillation_gives_the_teacher_and_the_profile_network_no_gradient_and_
     assert all(float(tf.norm(gradient)) > 1e-7 for gradient in gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", ["student_listwise", "student_pointwise", "distillation"])
 def test_the_students_losses_reach_the_profile_network_only_without_stop_gradient(term):
     settings = tiny.config()
@@ -76,6 +79,7 @@ def terms_of(model: PSAD, batch: dict[str, tf.Tensor]) -> dict[str, float]:
     return {k: float(v) for k, v in model.compute_losses(batch, None, ties, tf.constant(1.0)).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["forced", "generated"])
 def test_what_a_candidate_that_was_not_shown_says_changes_no_loss(source):
     model = tiny.model(tiny.config(distillation=DistillationConfig(source=source)))
@@ -181,14 +185,40 @@ def test_the_order_of_equals_changes_no_loss_of_a_one_shot_teacher():
             assert float(other[name]) == pytest.approx(float(value), rel=1e-5), name
 
 
+class Straight(NamedTuple):
+    """A plain run of three steps with dropout.
+
+    Attributes:
+        checkpoint: After the first two.
+        logs: Of the three.
+        weights: After the three.
+    """
+
+    checkpoint: str
+    logs: list[dict[str, float]]
+    weights: list[np.ndarray]
+
+
+WITH_DROPOUT = tiny.config(slots=4, dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Straight:
+    model = compiled(WITH_DROPOUT)
+    logs = steps(model, 2)
+    checkpoint = tf.train.Checkpoint(model=model, optimizer=model.optimizer)
+    path = checkpoint.save(str(tmp_path_factory.mktemp("straight") / "ckpt"))
+    logs += steps(model, 1, first=2)
+    return Straight(path, logs, [np.array(each) for each in model.trainable_variables])
+
+
 @pytest.mark.slow
-def test_xla_and_plain_steps_agree():
-    settings = tiny.config(slots=4, dropout=0.2)
-    plain, jitted = compiled(settings), compiled(settings, jit=True)
-    for a, b in zip(steps(plain, 3), steps(jitted, 3), strict=True):
+def test_xla_and_plain_steps_agree(straight):
+    jitted = compiled(WITH_DROPOUT, jit=True)
+    for a, b in zip(straight.logs, steps(jitted, 3), strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
-    for a, b in zip(plain.trainable_variables, jitted.trainable_variables, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-3, err_msg=a.name)
+    for a, b in zip(straight.weights, jitted.trainable_variables, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3, err_msg=b.name)
 
 
 @pytest.mark.slow
@@ -212,26 +242,21 @@ def test_a_declaration_without_dense_features_or_profile_trains_under_xla():
 
 
 @pytest.mark.slow
-def test_same_seed_gives_the_same_weights_bit_for_bit():
-    settings = tiny.config(slots=4, dropout=0.2)
-    one, two = compiled(settings), compiled(settings)
-    steps(one, 3)
-    steps(two, 3)
-    for a, b in zip(one.trainable_variables, two.trainable_variables, strict=True):
+def test_same_seed_gives_the_same_weights_bit_for_bit(straight):
+    again = compiled(WITH_DROPOUT)
+    assert steps(again, 3) == straight.logs
+    for a, b in zip(straight.weights, again.trainable_variables, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.slow
-def test_restoring_a_checkpoint_continues_bit_for_bit(tmp_path):
-    settings = tiny.config(slots=4, dropout=0.2)
-    straight = compiled(settings)
-    steps(straight, 2)
-    path = tf.train.Checkpoint(model=straight, optimizer=straight.optimizer).save(str(tmp_path / "ckpt"))
-    resumed = compiled(dataclasses.replace(settings))
+def test_restoring_a_checkpoint_continues_bit_for_bit(straight):
+    resumed = compiled(WITH_DROPOUT)
     resumed.optimizer.build(resumed.trainable_variables)
-    tf.train.Checkpoint(model=resumed, optimizer=resumed.optimizer).restore(path).assert_consumed()
-    assert steps(straight, 2) == steps(resumed, 2)
-    for a, b in zip(straight.trainable_variables, resumed.trainable_variables, strict=True):
+    checkpoint = tf.train.Checkpoint(model=resumed, optimizer=resumed.optimizer)
+    checkpoint.restore(straight.checkpoint).assert_consumed()
+    assert steps(resumed, 1, first=2) == straight.logs[2:]
+    for a, b in zip(straight.weights, resumed.trainable_variables, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -251,6 +276,7 @@ def test_mixed_precision_steps_are_finite_and_keep_float32_weights(precision):
     assert {each["value"] for each in logs} != {logs[0]["value"]}
 
 
+@pytest.mark.slow
 def test_the_distillation_weight_ramps_up_from_above_zero():
     model = compiled(tiny.smallest(distillation=DistillationConfig(weight=2.0, ramp_steps=3)))
     assert [each["distillation_weight"] for each in steps(model, 5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
@@ -285,7 +311,7 @@ def test_a_frozen_tutor_teaches_a_student_of_its_own_profile_network(stop_gradie
     settings = settings.changed({"model": {"student": {"stop_gradient": stop_gradient}}})
     tf.keras.utils.set_random_seed(3)
     model = PSAD(tiny.DECLARATION, tiny.SIZES, settings, tutor)
-    model.compile(optimizer=make_optimizer(settings.optimizer))
+    model.compile(optimizer=make_optimizer(settings.optimizer), jit_compile=False)
     taught, started = weights_of(tutor), weights_of(model)
     logs = steps(model, 3)
     ended = weights_of(model)
@@ -317,6 +343,6 @@ def test_a_steps_gradients_are_the_same_bits_however_often_they_are_computed():
         return [tf.convert_to_tensor(each) for each in found if each is not None]
 
     expected = [each.numpy() for each in gradients()]
-    for _ in range(400):
+    for _ in range(200):
         for one, other in zip(expected, gradients(), strict=True):
             np.testing.assert_array_equal(one, other)

@@ -166,6 +166,7 @@ def test_the_policy_sees_only_earlier_blocks(model):
     assert np.abs(before[:, 4:] - after[:, 4:]).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block_size", [1, 2, 3])
 def test_a_wide_beam_finds_the_list_of_the_largest_value(block_size):
     model = tiny.model(tiny.config(slots=3, block_size=block_size))
@@ -193,6 +194,7 @@ def test_wider_beams_and_assignments_are_worth_at_least_the_greedy_list(model):
         assert better.mean() > value.mean()
 
 
+@pytest.mark.slow
 def test_without_influence_inside_a_block_assignment_is_the_optimum():
     settings = tiny.config(slots=3, block_size=3)
     teacher = dataclasses.replace(settings.model.teacher, pair_term=False)

@@ -19,6 +19,8 @@ from psad_tf.serving.server.loader import LoadedVersion
 from psad_tf.serving.server.status import ServingError
 from tests.psad_tf.serving.tiny_models import LIMITS, lists_examples, lists_request, scale_request
 
+pytestmark = pytest.mark.slow
+
 # A batch waits until it is full: what is answered was answered together.
 FULL_OR_NEVER = Batching(max_batch_size=4, batch_timeout_micros=60_000_000, num_batch_threads=1)
 AT_ONCE = Batching(max_batch_size=4, batch_timeout_micros=0, num_batch_threads=1)

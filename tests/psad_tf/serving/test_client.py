@@ -313,6 +313,7 @@ def test_an_answer_that_makes_no_sense_is_never_taken(changes: dict[str, Any], r
         ranking_from_outputs(REQUEST, ranked(**changes), None)
 
 
+@pytest.mark.slow
 def test_a_score_that_is_no_number_falls_back_with_the_reason(
     exported: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -337,6 +338,7 @@ def test_an_answer_that_is_no_ranking_falls_back(models: pathlib.Path) -> None:
             assert "no signature of a reranker" in client.rerank(REQUEST).reason
 
 
+@pytest.mark.slow
 def test_a_killed_and_restarted_server_loses_no_request(exported: pathlib.Path) -> None:
     """Every request ends in time with the model's ranking or the initial order, across a restart."""
     port = int(free_address().rsplit(":", 1)[1])

@@ -235,6 +235,7 @@ def test_a_late_call_is_not_worked_on_a_second_time(lists_model: pathlib.Path) -
         signature.run(request.inputs, check_wanted=check_wanted)
 
 
+@pytest.mark.slow
 def test_the_command_serves_until_sigterm_and_ends_with_0(models: pathlib.Path) -> None:
     arguments = ["--model_base_path", str(models), "--model_name", "scale", "--port", "0"]
     process = subprocess.Popen(

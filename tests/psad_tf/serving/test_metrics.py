@@ -4,6 +4,7 @@ import http.client
 import socket
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.psad_tf.serving.tiny_models import scale_request
@@ -38,6 +39,7 @@ def test_requests_are_counted_under_tensorflow_servings_names(server: Any, stub:
     assert value(":psad:serving:in_flight") == 0
 
 
+@pytest.mark.slow
 def test_idle_connections_lock_nobody_out(server: Any) -> None:
     idle = [socket.create_connection(("127.0.0.1", server.metrics_port)) for _ in range(40)]
     assert page(server)

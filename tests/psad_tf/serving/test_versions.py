@@ -187,6 +187,7 @@ def test_a_failing_warm_up_record_keeps_a_version_out(
     assert answering(running) == 1 and "warm-up failed" in running.manager.states("scale")[2].error
 
 
+@pytest.mark.slow
 def test_twenty_swaps_under_load_fail_no_request(base: pathlib.Path, models: pathlib.Path) -> None:
     from tensorflow_serving.apis import prediction_service_pb2_grpc
 

@@ -221,6 +221,7 @@ def test_reranker_loads_without_the_teacher_and_scores_as_the_whole_model(lists_
     np.testing.assert_allclose(reranker(batch)["scores"], model.rank(batch)["student"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluation_has_every_model_and_a_value_for_every_list(lists_dir, finished):
     evaluation = evaluate_run(finished, lists_dir, "test")
     count = json.loads((lists_dir / "manifest.json").read_text())["lists"]["test"]
@@ -279,6 +280,7 @@ def test_a_run_says_what_it_compiles_and_which_of_how_many_epochs_is_done(finish
     assert "Epoch 1/1" not in said
 
 
+@pytest.mark.slow
 def test_lists_are_grouped_by_the_length_of_their_histories(lists_dir, finished):
     evaluation = evaluate_run(finished, lists_dir, "test")
     groups = evaluation.by_history(3)
