@@ -99,7 +99,7 @@ class Reports:
             raise InputError(f"no list is in the train split ({self.written} in the others)")
 
     def unaccounted(self) -> list[str]:
-        """Kinds of records whose counts do not add up; empty unless the job has a defect."""
+        """Kinds of records whose counts do not add up; empty unless the job or its engine has a defect."""
         wrong = []
         for kind, each in self.kinds.items():
             used, dropped = each.get("written", each.get("kept")), sum(each["dropped"].values())

@@ -119,9 +119,10 @@ def preprocess(
         The manifest.
 
     Raises:
-        InputError: An input is missing or damaged, too many records are lost, no list can be made, a declared
-            feature occurs nowhere, or the output folder holds what this job did not write. The dead letters
-            of a job that fails are kept beside the output, and the message names the commonest.
+        InputError: An input is missing or damaged, too many records cannot be used, no list can be made, a
+            declared feature occurs nowhere, the engine lost records, or the output folder holds what this job
+            did not write. The dead letters of a job that fails are kept beside the output, and the message
+            names the commonest.
     """
     output = os.fspath(output_dir)
     if "://" not in output:
@@ -141,9 +142,12 @@ def preprocess(
             if reports.mistakes:  # a damaged file is reason enough
                 raise
             raise InputError(f"{error}{keep_dead_letters(folder, reports, output)}") from None
-        wrong = reports.unaccounted()
-        if wrong:
-            raise RuntimeError(f"records are not accounted for: {'; '.join(wrong)}")
+        lost = reports.unaccounted()
+        if lost:
+            raise InputError(
+                f"records were lost between the steps of the job: {'; '.join(lost)}; nothing is written: "
+                "run it again, or by another runner"
+            )
         read = {kind: sorted({each.name for each in ranges if each.kind == kind}) for kind in KINDS}
         return finish(folder, reports, declaration, settled, read)
 

@@ -36,7 +36,7 @@ def parse_examples(
         features' defaults.
     """
     batch = tf.shape(serialized)[0]
-    most_bytes = tf.reduce_max(tf.concat([[0], tf.strings.length(serialized)], 0))
+    most_bytes = tf.reduce_max(tf.strings.length(serialized))
     small = tf.debugging.Assert(
         tf.cast(batch, tf.int64) * tf.cast(most_bytes, tf.int64) <= MAX_SERIALIZED_BYTES,
         ["the lists are too large: send fewer lists in a request"],

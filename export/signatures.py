@@ -27,6 +27,7 @@ from psad_tf.features import (
     ITEM_ID,
     NEGATIVE,
     RELEVANCE,
+    REQUEST_ID,
     SHOWN_POSITION,
     FeatureDeclaration,
 )
@@ -158,7 +159,9 @@ class ServingModule(tf.Module):
             if name not in (RELEVANCE, NEGATIVE, SHOWN_POSITION, INITIAL_RANK)  # of no use to the student
         }
         candidate[BLOCKED] = tf.io.FixedLenFeature([], tf.int64, 0)
-        raw = parse_examples(examples, context_spec(self._declaration), candidate, self.limits)
+        context = context_spec(self._declaration)
+        del context[REQUEST_ID]
+        raw = parse_examples(examples, context, candidate, self.limits)
         return self._rank(raw, tf.cast(raw[BLOCKED], tf.bool))
 
     def _rank(self, raw: Mapping[str, tf.Tensor], blocked: tf.Tensor | None) -> dict[str, tf.Tensor]:

@@ -1,6 +1,7 @@
 """Every runner that runs here makes the same bytes; what is killed leaves nothing that looks whole."""
 
 import gzip
+import itertools
 import os
 import shlex
 import signal
@@ -14,6 +15,7 @@ import pytest
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.pipeline import preprocess
 from psad_tf.beam.runners import make_runner, parse_beam_options
+from psad_tf.beam.transforms import timeline
 from psad_tf.cli.main import main
 from psad_tf.errors import InputError
 from tests.beam import logs
@@ -140,6 +142,23 @@ def test_a_worker_process_that_is_killed_ends_the_job_with_one_line_and_no_outpu
 def _reads(process, path):
     files = Path(f"/proc/{process.pid}/fd")
     return any(os.path.realpath(each) == str(path) for each in files.iterdir())
+
+
+def test_records_that_an_engine_loses_are_missed_and_nothing_is_written(raw, tmp_path, capfd, monkeypatch):
+    """As a runner would that drops a block between two steps: a list in three never reaches its shard."""
+    process, passed = timeline._JoinHistories.process, itertools.count()
+
+    def losing(self, *element):
+        joined = process(self, *element)
+        return (each for each in joined if not isinstance(each, tuple) or next(passed) % 3)
+
+    monkeypatch.setattr(timeline._JoinHistories, "process", losing)
+    output = tmp_path / "lists"
+    flags = ["--input_dir", str(raw), "--output_dir", str(output), "--max_dropped=1", *FLAGS]
+    assert main(["preprocess", *flags]) == 2
+    error = capfd.readouterr().err
+    assert "records were lost between the steps of the job: impressions: " in error
+    assert error.count("\n") == 1 and not output.exists()
 
 
 @pytest.mark.slow
