@@ -338,7 +338,7 @@ def draw(results: dict[str, Any], path: str) -> None:
         memory.plot(sizes, [each["peak_bytes"] / 2**20 for _, each in found], "o-", label=engine)
     speed.set(title="Speed", xlabel="lists", ylabel="lists per CPU second", xscale="log", ylim=(0, None))
     memory.set(title="Peak memory of a worker", xlabel="lists", ylabel="MiB", xscale="log", ylim=(0, None))
-    memory.legend(loc="lower right")
+    memory.legend(loc="upper left")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     save_figure(figure, path)
 
