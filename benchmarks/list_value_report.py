@@ -108,7 +108,7 @@ def _cell(facts: Mapping[str, Any] | None) -> str:
 
 
 def draw(found: Found, path: str, order: Sequence[str]) -> None:
-    """A panel for all shown and one for some: the log that most models learned from, from worst to best."""
+    """A panel for all shown and one for some: the log that most baselines learned from, from worst to best."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -117,7 +117,8 @@ def draw(found: Found, path: str, order: Sequence[str]) -> None:
     for shown in ("all", "6"):
         with_student = [lists for lists in of_world if "student" in of_world[lists].get(shown, {})]
         if with_student:
-            lists = max(with_student, key=lambda lists: (len(of_world[lists][shown]), int(lists)))
+            colors = {lists: [_color(name) for name in of_world[lists][shown]] for lists in with_student}
+            lists = max(with_student, key=lambda lists: (colors[lists].count(_BASELINE), int(lists)))
             panels.append((f"{int(lists):,} logged lists, {shown} of 20 shown", of_world[lists][shown]))
     if not panels:
         return
