@@ -108,7 +108,7 @@ def _cell(facts: Mapping[str, Any] | None) -> str:
 
 
 def draw(found: Found, path: str, order: Sequence[str]) -> None:
-    """A panel for all shown and one for some: the log that most baselines learned from, from worst to best."""
+    """A panel for all shown and one for some, of the log that most baselines learned from: worst to best."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
