@@ -28,6 +28,7 @@ from benchmarks.common import (
     MOVIELENS,
     ResultStore,
     markdown_table,
+    mean_and_spread,
     merged,
     one_line_errors,
     paired_test,
@@ -185,7 +186,8 @@ def run(options: argparse.Namespace) -> None:
             facts = measured.facts(None if name in EXPLORED else full)
             full = measured if name == FULL else full
             write_json(path, merged(read_json(path, {}), {data: {name: facts}}))
-            print(f"{data}: {name}: " + ", ".join(f"{part} {facts[part]['mean']:.4f}" for part in PARTS))
+            shares = ", ".join(f"{part} {facts[part]['mean']:.4f}" for part in PARTS)
+            print(f"{data}: {name}: {shares}", flush=True)
     text = report(read_json(path, {}))
     write_text(os.path.join(options.output_dir, "ablation.md"), text)
     print(text)
@@ -218,16 +220,14 @@ def _in_ndcg(options: argparse.Namespace) -> Callable[[str], Measured]:
     runner = runner_of(MOVIELENS, options.work_dir, options.lists_dir, store)
 
     def measure(name: str) -> Measured:
-        records = [runner.psad(variant_config(name, seed, runner)) for seed in range(1, options.seeds + 1)]
+        records = []
+        for seed in range(1, options.seeds + 1):
+            config = psad_config_of(MOVIELENS, "student", seed, runner)
+            records.append(runner.psad(config.changed(VARIANTS[MOVIELENS][name])))
         values = {part: [np.array(each["per_list"][part], np.float64) for each in records] for part in PARTS}
         return Measured(values, 1.0, _mean_seconds(records))
 
     return measure
-
-
-def variant_config(name: str, seed: int, runner: Any) -> TrainConfig:
-    """The configuration of a variant on MovieLens."""
-    return psad_config_of(MOVIELENS, "student", seed, runner).changed(VARIANTS[MOVIELENS][name])
 
 
 def _mean_seconds(records: Sequence[Mapping[str, Any]]) -> float:
@@ -255,9 +255,8 @@ def report(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
 def _row(name: str, facts: Mapping[str, Any]) -> list[str]:
     cells = [name]
     for part in PARTS:
-        spread = f" ± {facts[part]['std']:.4f}" if len(facts[part]["seeds"]) > 1 else ""
         tested = facts.get(f"{part}_against_full")
-        cells += [f"{facts[part]['mean']:.4f}{spread}", "" if tested is None else f"{tested['p']:.1g}"]
+        cells += [mean_and_spread(facts[part]), "" if tested is None else f"{tested['p']:.1g}"]
     return [*cells, f"{facts['seconds']:.0f}", str(len(facts[PARTS[0]]["seeds"]))]
 
 

@@ -31,6 +31,7 @@ from benchmarks.common import (
     WORK_DIR,
     ResultStore,
     markdown_table,
+    mean_and_spread,
     merged,
     one_line_errors,
     paired_test,
@@ -214,16 +215,13 @@ def _by_history(
     output_dir: str, data: str, collected: Mapping[str, list[dict[str, Any]]], runner: Any
 ) -> None:
     """NDCG@10 of each model by how much of a user's history it saw."""
-    lengths = runner.history_lengths()
     values = {name: _per_list(records) for name, records in collected.items()}
     groups = [
         {
-            "min_history": int(lengths[chosen].min()),
-            "max_history": int(lengths[chosen].max()),
-            "lists": int(chosen.sum()),
+            **facts,
             SELECTION_METRIC: {name: float(np.nanmean(each[chosen])) for name, each in values.items()},
         }
-        for chosen in history_groups(lengths)
+        for facts, chosen in history_groups(runner.history_lengths())
     ]
     path = os.path.join(output_dir, "quality_by_history.json")
     write_json(path, {**read_json(path, {}), data: groups})
@@ -240,7 +238,7 @@ def _report(output_dir: str) -> None:
         if not models:
             continue
         rows = [
-            [name, *(_cell(metrics_of[metric]) for metric in METRICS), str(_seeds(metrics_of))]
+            [name, *(mean_and_spread(metrics_of[metric]) for metric in METRICS), str(_seeds(metrics_of))]
             for name, metrics_of in models.items()
         ]
         titles = [metric.upper() for metric in METRICS]
@@ -253,12 +251,6 @@ def _report(output_dir: str) -> None:
     write_text(os.path.join(output_dir, "quality.md"), text)
     print(text)
     print(f"wrote {os.path.join(output_dir, 'quality.json')} and quality.md")
-
-
-def _cell(summary: dict[str, Any]) -> str:
-    if len(summary["seeds"]) == 1:
-        return f"{summary['mean']:.4f}"
-    return f"{summary['mean']:.4f} ± {summary['std']:.4f}"
 
 
 def _seeds(metrics: dict[str, Any]) -> int:

@@ -165,6 +165,16 @@ def summarize(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": float(np.mean(values)), "std": spread, "seeds": [float(value) for value in values]}
 
 
+def mean_and_spread(summary: Mapping[str, Any], digits: int = 4) -> str:
+    """What `summarize` gave as a table's cell: the mean, and the standard deviation of several seeds.
+
+    >>> mean_and_spread(summarize([0.25, 0.75])), mean_and_spread(summarize([0.5]), 3)
+    ('0.5000 ± 0.3536', '0.500')
+    """
+    spread = f" ± {summary['std']:.{digits}f}" if len(summary["seeds"]) > 1 else ""
+    return f"{summary['mean']:.{digits}f}{spread}"
+
+
 def paired_test(one: np.ndarray, other: np.ndarray, seed: int = 0) -> dict[str, float]:
     """Sign-flip permutation test of the mean of paired differences.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.common import markdown_table, save_figure
+from benchmarks.common import markdown_table, mean_and_spread, save_figure
 
 _OURS, _BASELINE, _REFERENCE = "#1f6fb4", "#9a9a9a", "#d9b44a"
 _REFERENCES = ("random", "initial", "pointwise_oracle", "greedy_oracle", "beam_oracle")
@@ -57,12 +57,8 @@ def summary(found: Found, world: str = "interactions") -> str:
     for model, label in LABELS.items():
         of_logs = [found[world][lists][shown].get(model) for lists, shown in logs]
         if any(of_logs):
-            rows.append([label, *("" if each is None else _rounded(each) for each in of_logs)])
+            rows.append([label, *("" if each is None else mean_and_spread(each, 3) for each in of_logs)])
     return markdown_table(header, rows)
-
-
-def _rounded(facts: Mapping[str, Any]) -> str:
-    return f"{facts['mean']:.3f}" + (f" ± {facts['std']:.3f}" if len(facts["seeds"]) > 1 else "")
 
 
 def tables(found: Found, significance: Found, order: Sequence[str]) -> str:
@@ -101,10 +97,7 @@ def tables(found: Found, significance: Found, order: Sequence[str]) -> str:
 
 
 def _cell(facts: Mapping[str, Any] | None) -> str:
-    if facts is None:
-        return ""
-    spread = f" ± {facts['std']:.4f}" if len(facts["seeds"]) > 1 else ""
-    return f"{facts['mean']:.4f}{spread}"
+    return "" if facts is None else mean_and_spread(facts)
 
 
 def draw(found: Found, path: str, order: Sequence[str]) -> None:

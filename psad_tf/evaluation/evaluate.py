@@ -49,22 +49,19 @@ class Evaluation:
             For each group, from the shortest histories to the longest: `min_history` and `max_history`,
             number of `lists`, and `means` as in `means()`.
         """
-        lengths = self.history_lengths
         return [
             {
-                "min_history": int(lengths[chosen].min()),
-                "max_history": int(lengths[chosen].max()),
-                "lists": int(chosen.sum()),
+                **facts,
                 "means": {
                     model: mean_metrics({metric: each[chosen] for metric, each in metrics.items()})
                     for model, metrics in self.values.items()
                 },
             }
-            for chosen in history_groups(lengths, groups)
+            for facts, chosen in history_groups(self.history_lengths, groups)
         ]
 
 
-def history_groups(lengths: np.ndarray, groups: int = 4) -> list[np.ndarray]:
+def history_groups(lengths: np.ndarray, groups: int = 4) -> list[tuple[dict[str, int], np.ndarray]]:
     """Lists cut at the quantiles of their history lengths, so that groups are of about equal size.
 
     Lists of one length stay together, so there may be fewer groups.
@@ -74,14 +71,22 @@ def history_groups(lengths: np.ndarray, groups: int = 4) -> list[np.ndarray]:
         groups: How many at most.
 
     Returns:
-        bool [lists] for each group, from the shortest histories to the longest.
+        For each group, from the shortest histories to the longest: `min_history`, `max_history` and number of
+        `lists`, and which lists they are, bool [lists].
 
-    >>> [chosen.astype(int).tolist() for chosen in history_groups(np.array([0, 9, 0, 4]), 2)]
-    [[1, 0, 1, 0], [0, 1, 0, 1]]
+    >>> for facts, chosen in history_groups(np.array([0, 9, 0, 4]), 2):
+    ...     print(facts, chosen.astype(int))
+    {'min_history': 0, 'max_history': 0, 'lists': 2} [1 0 1 0]
+    {'min_history': 4, 'max_history': 9, 'lists': 2} [0 1 0 1]
     """
     bounds = np.unique(np.quantile(lengths, np.arange(1, groups) / groups, method="lower"))
     group = np.searchsorted(bounds, lengths, side="left")
-    return [group == number for number in np.unique(group)]
+    found = []
+    for number in np.unique(group):
+        chosen = group == number
+        least, most = int(lengths[chosen].min()), int(lengths[chosen].max())
+        found.append(({"min_history": least, "max_history": most, "lists": int(chosen.sum())}, chosen))
+    return found
 
 
 class Evaluator:
