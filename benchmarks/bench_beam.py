@@ -4,7 +4,8 @@
 
 Logs come from the simulator. Every measurement is a process of its own. Speed is lists per second of wall
 time, and per second of CPU of all processes, which other work on the machine disturbs less; importing
-packages in this process is left out, starting workers is not. Memory is the peak resident size of the largest
+packages in this process is left out, starting workers is not. On Flink `worker_cpu_seconds` of `beam.json`
+are the Python workers', the rest Flink's own processes'. Memory is the peak resident size of the largest
 worker: the process itself, where it is the only one; on Flink a Python worker. Shuffled are the bytes that
 enter a GroupByKey (on Flink, all that tasks send), temporary those that sorting writes to disk, both over the
 size of the raw logs. Growth is against the row above: how many times the lists, the CPU time and the peak
@@ -159,6 +160,7 @@ def measure(engine: str, raw: str, output: str) -> dict[str, Any]:
         "lists": lists,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
+        "worker_cpu_seconds": watch.worker_cpu_seconds() if engine == FLINK else None,
         "lists_per_second": lists / seconds,
         "lists_per_cpu_second": lists / cpu_seconds,
         "peak_bytes": watch.peak_bytes if engine == FLINK else peak * 1024,
@@ -175,6 +177,7 @@ class Watch:
     def __init__(self) -> None:
         self.shuffled_bytes = self.temporary_bytes = self.peak_bytes = 0
         self._cpu: dict[int, float] = {}
+        self._workers: set[int] = set()
         self._pids: list[int] = []
         self._ended = threading.Event()
 
@@ -211,6 +214,10 @@ class Watch:
         self._read()
         return sum(self._cpu.values()) - sum(self._start.values())
 
+    def worker_cpu_seconds(self) -> float:
+        """The part of `cpu_seconds` that Python workers took, and not Flink's own processes."""
+        return sum(self._cpu[pid] for pid in self._workers)
+
     def _follow(self) -> None:
         while not self._ended.wait(0.5):
             self._read()
@@ -226,6 +233,7 @@ class Watch:
                         times = process.cpu_times()
                         self._cpu[process.pid] = times.user + times.system
                         if process.pid != pid:  # a Python worker
+                            self._workers.add(process.pid)
                             self.peak_bytes = max(self.peak_bytes, process.memory_info().rss)
 
 
