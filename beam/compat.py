@@ -21,6 +21,10 @@ from apache_beam.runners.portability.fn_api_runner.execution import GroupingBuff
 from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
 from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
 
+# Once a second Beam's runner flushes what it sends to workers, in a thread of its own that holds no lock:
+# what is written in the meantime is lost (apache-beam 2.72). At 0 nothing is flushed by time.
+worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
+
 
 def write_tfrecord(file: Any, record: bytes) -> None:
     """Writes one record in the frame of a TFRecord to what has a `write`."""

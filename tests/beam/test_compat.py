@@ -9,6 +9,7 @@ import io
 
 import apache_beam as beam
 import tensorflow as tf
+from apache_beam.runners.worker import data_plane
 
 from psad_tf.beam.compat import LocalRunner, LocalWorker, ProcessRunner, counting_shuffled, write_tfrecord
 
@@ -43,3 +44,20 @@ def test_worker_processes_are_started_by_the_commands_and_handlers_set_here():
     )
     handlers = LocalWorker.__mro__[1]._registered_environments
     assert LocalWorker in [constructor for constructor, _ in handlers.values()]
+
+
+def test_beam_loses_what_is_written_while_a_buffer_is_flushed_by_time():
+    """The reason for the line in `compat.py` that switches such flushes off; it can go when this fails."""
+    sent: list[bytes] = []
+
+    def send(data: bytes) -> None:
+        sent.append(data)
+        stream.write(b" late")  # as another thread may, before the buffer is emptied
+
+    stream = data_plane.TimeBasedBufferingClosableOutputStream(
+        sent.append, send, time_flush_threshold_ms=10**6
+    )
+    stream.write(b"early")
+    stream.flush()
+    stream.close()
+    assert b"".join(sent) == b"early"
