@@ -58,7 +58,7 @@ def runs(tmp_path_factory) -> Runs:
     simulate(str(raw / "span-1" / "version-2"), WORLD)
     (raw / "span-1" / "version-1").mkdir()
     (raw / "span-1" / "version-1" / "impressions.jsonl").write_text("not JSON")
-    config = tiny.smallest(slots=4, epochs=4).to_dict()
+    config = tiny.config(slots=4, epochs=4).to_dict()
     config["model"]["student"]["hidden_dims"] = [16]
     config["data"] = {"batch_size": 32, "list_sizes": [6]}
     config["optimizer"] = {"learning_rate": 0.01, "embedding_learning_rate": 0.01, "warmup_steps": 1}
