@@ -1,7 +1,8 @@
 """Latency of student, teacher and baselines: python -m benchmarks.bench_latency
 
 Times XLA-compiled calls (LambdaMART: features and trees in its own library) on encoded lists, interleaved
-in one process, for N candidates and several batch sizes, and writes to --output_dir
+in one process, for N candidates and several batch sizes. Weights lie in the calls as in an exported model:
+constants, but for embedding tables. Writes to --output_dir
 
     latency.json  {"n<N>": {"b<B>": {model: {"median_ms", "p99_ms", "median_ratio", "p99_ratio", "calls",
                   "mflop" of a list (not of trees)}}}}
@@ -153,7 +154,7 @@ def make_calls(
     psad = models["psad"]
     psad.rank(batch)
     calls: dict[str, Callable[[], object]] = {
-        STUDENT: compiled_call(lambda each: psad.reranker(each)["scores"], batch)
+        STUDENT: compiled_call(psad, lambda each: psad.reranker(each)["scores"], batch)
     }
     for suffix, model in (("", psad), ("_all", whole)):
         if model is None:
@@ -161,13 +162,13 @@ def make_calls(
         model.rank(batch)
         for size in block_sizes:
             decode = functools.partial(_decoded, model, size)
-            calls[f"teacher_k{size}{suffix}"] = compiled_call(decode, batch)
+            calls[f"teacher_k{size}{suffix}"] = compiled_call(model, decode, batch)
     for name, model in models.items():
         if name == "lambdamart":
             calls[name] = functools.partial(model.rank, batch)
         elif name != "psad":
             model.rank(batch)
-            calls[name] = compiled_call(model.rank, batch)
+            calls[name] = compiled_call(model, model.rank, batch)
     return calls
 
 

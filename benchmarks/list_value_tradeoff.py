@@ -92,14 +92,14 @@ def latencies(names: Sequence[str], rounds: int) -> dict[str, dict[str, float]]:
     calls: dict[str, Callable[[], Any]] = {}
     for name in names:
         if name == STUDENT:
-            calls[name] = compiled_call(lambda each: psad.reranker(each)["scores"], batch)
+            calls[name] = compiled_call(psad, lambda each: psad.reranker(each)["scores"], batch)
         elif name in TEACHERS:
             decode = lambda each, k=TEACHERS[name]: psad.generate(each, block_size=k).scores  # noqa: E731
-            calls[name] = compiled_call(decode, batch)
+            calls[name] = compiled_call(psad, decode, batch)
         else:
             model = NEURAL_BASELINES[name](source.declaration, sizes, config)
             model.rank(batch)
-            calls[name] = compiled_call(model.rank, batch)
+            calls[name] = compiled_call(model, model.rank, batch)
     times = statistics(interleaved(calls, rounds), STUDENT)
     return {name: {**facts, "mflop": calls[name].mflop} for name, facts in times.items()}  # type: ignore[attr-defined]
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import tensorflow as tf
 
+from psad_tf.export.served_layers import ServedLayers
 from psad_tf.features import HISTORY_PREFIX, FeatureDeclaration
 
 
@@ -43,25 +44,29 @@ def interleaved(
 
 
 def compiled_call(
-    function: Callable[..., tf.Tensor], batch: Mapping[str, tf.Tensor]
+    model: tf.keras.Model, function: Callable[..., tf.Tensor], batch: Mapping[str, tf.Tensor]
 ) -> Callable[[], np.ndarray]:
     """`function(batch)` compiled by XLA for the shapes of `batch`; the call waits for the result.
 
-    The batch lies in variables, so that handing over arguments from Python is not timed, and its values
-    are no constants to the compiler.
+    The weights of `model` are as an exported model has them: constants, but for embedding tables. As
+    variables, each would be handed over anew at every call, which for a single list takes as long as the
+    arithmetic. The batch lies in variables, so that handing over arguments from Python is not timed, and its
+    values are no constants to the compiler.
     """
+    served = ServedLayers(model)
     held = {key: tf.Variable(value, trainable=False) for key, value in batch.items()}
 
     @tf.function(jit_compile=True)
     def compiled() -> tf.Tensor:
         return function({key: variable.value() for key, variable in held.items()})
 
-    concrete = compiled.get_concrete_function()
+    with served.in_graph(model):
+        concrete = compiled.get_concrete_function()
 
     def call() -> np.ndarray:
         return concrete().numpy()
 
-    call.batch = held  # type: ignore[attr-defined]  # the function refers to the variables weakly
+    call.held = held, served  # type: ignore[attr-defined]  # the function refers to variables weakly
     call.mflop = mflop(concrete.graph)  # type: ignore[attr-defined]
     return call
 

@@ -146,7 +146,7 @@ def _name(weight: tf.Variable) -> str:
 
 
 def dense_as_matmul(layer: tf.keras.layers.Dense, inputs: tf.Tensor) -> tf.Tensor:
-    """`layer(inputs)` of [m, d] or [batch, n, d] by one MatMul."""
+    """`layer(inputs)` of [..., d] by one MatMul."""
     inputs = tf.cast(inputs, layer.compute_dtype)
     flat = inputs if inputs.shape.rank == 2 else tf.reshape(inputs, [-1, inputs.shape[-1]])
     outputs = tf.matmul(flat, tf.cast(layer.kernel, layer.compute_dtype))
@@ -156,8 +156,8 @@ def dense_as_matmul(layer: tf.keras.layers.Dense, inputs: tf.Tensor) -> tf.Tenso
         outputs = layer.activation(outputs)
     if inputs.shape.rank == 2:
         return outputs
-    lists, length = tf.unstack(tf.shape(inputs)[:2])
-    return tf.reshape(outputs, [lists, inputs.shape[1] or length, layer.units])
+    sizes = zip(inputs.shape[:-1], tf.unstack(tf.shape(inputs)[:-1]), strict=True)
+    return tf.reshape(outputs, [*(known or size for known, size in sizes), layer.units])
 
 
 def rows_of_table(layer: TableEmbedding, ids: tf.Tensor) -> tf.Tensor:

@@ -67,5 +67,5 @@ def test_calls_are_timed_in_turn_and_compared_with_the_reference():
 def test_a_compiled_call_gives_what_the_model_gives():
     batch = random_batch(tiny.DECLARATION, tiny.SIZES, 2, 5)
     model = tiny.model()
-    call = compiled_call(lambda each: model.reranker(each)["scores"], batch)
+    call = compiled_call(model, lambda each: model.reranker(each)["scores"], batch)
     np.testing.assert_allclose(call(), model.reranker(batch)["scores"], rtol=1e-4, atol=1e-4)
