@@ -68,7 +68,8 @@ def MakeLists(
     requests = (read[REQUESTS], rows[REQUESTS]) | "Requests" >> beam.Flatten()
     timeline = (requests, read[TIMELINE]) | "Timeline" >> beam.Flatten()
     joined = timeline | "Join histories" >> JoinHistories(declaration, options, many_items)
-    items = (read[ITEM_ROWS], joined[NEEDED]) | "Join items" >> JoinItems(declaration, options)
+    asked = (joined[NEEDED],) if many_items else ()
+    items = (read[ITEM_ROWS], *asked) | "Join items" >> JoinItems(declaration, options)
     points = requests | "Find split points" >> FindSplitPoints(options.split)
     by_shard = (joined["joined"], items[SHIPPED]) | "Lists and items" >> beam.Flatten()
     known = None if many_items else items["items"]

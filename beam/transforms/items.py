@@ -22,7 +22,7 @@ SHIPPED = "shipped"
 
 @beam.ptransform_fn
 def JoinItems(
-    parts: tuple[beam.PCollection, beam.PCollection],
+    parts: tuple[beam.PCollection, ...],
     declaration: FeatureDeclaration,
     options: PreprocessOptions,
 ) -> DoOutputsTuple:
@@ -40,8 +40,8 @@ class _KeepOne(CountingDoFn):
     def setup(self) -> None:
         self._names = sorted(self.declaration.raw_widths["features"].keys() - {"item_id"})
 
-    def process(self, element: tuple[bytes, tuple[Iterable[bytes], Iterable[int]]]) -> Iterable[Any]:
-        item_id, (rows, shards) = element[0].decode(), element[1]
+    def process(self, element: tuple[bytes, tuple[Iterable[Any], ...]]) -> Iterable[Any]:
+        item_id, (rows, *shards) = element[0].decode(), element[1]
         for number, (data, source) in enumerate(map(orjson.loads, sorted(rows))):
             if number:
                 detail = f"item_id: {item_id!r} has another row"
@@ -50,7 +50,7 @@ class _KeepOne(CountingDoFn):
             self.counts["items/kept"] += 1
             kept = to_json({name: data[name] for name in self._names if data.get(name) is not None})
             yield item_id, kept
-            for shard in set(shards):
+            for shard in set().union(*shards):
                 yield TaggedOutput(SHIPPED, (shard, ITEM + marshal.dumps((item_id, kept))))
 
 

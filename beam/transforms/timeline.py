@@ -41,11 +41,12 @@ def JoinHistories(
     (item id, shard).
     """
     join = _JoinHistories(declaration, options)
+    asked = {NEEDED: tuple[bytes, int]} if needed else {}
     return (
         timeline
         | "By user" >> beam.GroupByKey()
         | "Sort by time" >> SortValues(options.buffer_bytes)
-        | "Join" >> join.giving("joined", tuple[int, bytes], needed, **{NEEDED: tuple[bytes, int]})
+        | "Join" >> join.giving("joined", tuple[int, bytes], needed, **asked)
     )
 
 
