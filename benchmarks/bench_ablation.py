@@ -6,8 +6,9 @@ Trains the preset of a source with one part changed at a time and writes to --ou
                    "<model>_against_full": a test paired by list, "seconds" of a run's training}}}
     ablation.md    the same as tables
 
-The sources are the simulated world `interactions`, where the value is the true value of the first slots over
-the greedy oracle's (benchmarks/list_value.py), and `movielens-100k`, where it is NDCG@10 on the test lists
+The sources are the simulated world `interactions` with --lists lists, a section of its own for each number
+of them, where the value is the true value of the first slots over the greedy oracle's
+(benchmarks/list_value.py), and `movielens-100k`, where it is NDCG@10 on the test lists
 (benchmarks/bench_quality.py). Finished runs are kept in --work_dir and shared with those two; `--minutes`
 starts none after so many.
 """
@@ -185,7 +186,8 @@ def run(options: argparse.Namespace) -> None:
             # Another log has other test lists: nothing to pair.
             facts = measured.facts(None if name in EXPLORED else full)
             full = measured if name == FULL else full
-            write_json(path, merged(read_json(path, {}), {data: {name: facts}}))
+            section = f"{data}, {options.lists:,} lists" if data == INTERACTIONS else data
+            write_json(path, merged(read_json(path, {}), {section: {name: facts}}))
             shares = ", ".join(f"{part} {facts[part]['mean']:.4f}" for part in PARTS)
             print(f"{data}: {name}: {shares}", flush=True)
     text = report(read_json(path, {}))
@@ -244,11 +246,10 @@ def report(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         MOVIELENS: "NDCG@10 on the test lists.",
     }
     header = ["changed", "student", "p", "teacher", "p", "seconds", "seeds"]
-    for data, order in VARIANTS.items():
-        variants = found.get(data, {})
-        rows = [_row(name, variants[name]) for name in (*order, *EXPLORED) if name in variants]
-        if rows:
-            parts += [f"## {data}", "", said[data], "", markdown_table(header, rows), ""]
+    for section, variants in sorted(found.items()):
+        data = section.partition(",")[0]
+        rows = [_row(name, variants[name]) for name in (*VARIANTS[data], *EXPLORED) if name in variants]
+        parts += [f"## {section}", "", said[data], "", markdown_table(header, rows), ""]
     return "\n".join(parts)
 
 

@@ -82,7 +82,7 @@ def test_every_wanted_model_is_planned_and_oracles_once():
 def test_the_ablation_compares_each_variant_with_all_parts(short, tmp_path):
     variant, out = "student without context", tmp_path / "out"
     bench_ablation.main([*short, "--data", "interactions", "--lists", "800", "--variants", variant])
-    found = json.loads((out / "ablation.json").read_text())["interactions"]
+    found = json.loads((out / "ablation.json").read_text())["interactions, 800 lists"]
     assert set(found) == {bench_ablation.FULL, variant}
     assert found[variant]["student"] != found[bench_ablation.FULL]["student"]
     assert found[variant]["student_against_full"]["lists"] == 80
