@@ -224,7 +224,7 @@ def draw(found: Mapping[str, Any], path: str) -> None:
     batches = sorted({batch for each in found.values() for batch in each}, key=lambda name: int(name[1:]))
     everything = {name for each in found.values() for times in each.values() for name in times}
     curves = sorted((name for name in everything if not name.endswith("_all")), key=_model_order)
-    colors = dict(zip(curves, matplotlib.colormaps["tab20"].colors, strict=False))
+    colors = dict(zip(curves, map(matplotlib.colormaps["tab20"], range(20)), strict=False))
     figure = Figure(figsize=(5 * len(batches), 4.5))
     axes = figure.subplots(1, len(batches), squeeze=False)
     for axis, batch in zip(axes[0], batches, strict=True):

@@ -127,12 +127,13 @@ def runner_of(data: str, work_dir: str, lists_dir: str, store: ResultStore, inpu
 def search(data: str, names: Sequence[str], runner: Any) -> None:
     """Tries every point of the search space on the validation lists, with seed 1, and keeps all values."""
     from benchmarks.runs import LAMBDAMART, LAMBDAMART_SEARCH, SEARCH, baseline_base
+    from psad_tf.baselines.lambdamart import LambdaMARTConfig
 
     found = read_json(SEARCH_FILE, {})
     for name in names:
         trials = []
         for trial in LAMBDAMART_SEARCH if name == LAMBDAMART else SEARCH:
-            if name == LAMBDAMART:
+            if isinstance(trial, LambdaMARTConfig):
                 quality = runner.lambdamart(trial, test=False)["valid"]["model"]
             else:
                 config = trial.config(baseline_base(runner.list_size), runner.training_lists)

@@ -292,7 +292,7 @@ def reliability(options: argparse.Namespace, paths: Mapping[str, str]) -> dict[s
     """Kill and restart under load, 20 swaps under load, fuzzed requests: the long versions of the tests."""
     from benchmarks import serving_reliability
 
-    result = {
+    result: dict[str, Any] = {
         "kill": serving_reliability.kill_and_restart(options.work_dir, paths["plain"]),
         "swaps": serving_reliability.swap(options.work_dir, paths["plain"], options.lists_dir, swaps=20),
         "fuzz": serving_reliability.fuzz(

@@ -155,8 +155,8 @@ def measure_generation(block_sizes: Sequence[int], rounds: int) -> dict[str, Any
             calls[f"{size} {kind}"] = functools.partial(_loss_of, step, batch)
     found: dict[str, Any] = {}
     for name, seconds in interleaved(calls, rounds).items():
-        size, _, kind = name.partition(" ")
-        found.setdefault(size, {})[kind] = 1e3 * float(np.median(seconds))
+        block_size, _, kind = name.partition(" ")
+        found.setdefault(block_size, {})[kind] = 1e3 * float(np.median(seconds))
     return found
 
 

@@ -19,7 +19,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.common import one_line_errors, write_text
 
@@ -63,7 +63,9 @@ def resident_bytes() -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def measure(ids: int, kind: str, dim: int, steps: int, batch_size: int) -> dict[str, Any]:
+def measure(
+    ids: int, kind: Literal["table", "compositional"], dim: int, steps: int, batch_size: int
+) -> dict[str, Any]:
     """Trains `steps` steps and gives predicted and measured MiB and the median step in milliseconds."""
     import numpy as np
     import tensorflow as tf

@@ -147,7 +147,7 @@ def config_of(runs: Runs, setting: Setting, model: str, seed: int) -> TrainConfi
     chosen = read_json(SEARCH_FILE, {})
     name = "student" if model in TEACHERS else model
     if model == "lambdamart":
-        return _trees(*chosen.get(name, {}).get("chosen", LAMBDAMART_SEARCH[0]), seed)
+        return _trees(*chosen.get(name, {}).get("chosen", LAMBDAMART_SEARCH[0]), seed=seed)
     base = load_train_config(PRESET_FILE)
     block_size = TEACHERS.get(model, base.model.teacher.block_size)
     teacher = dataclasses.replace(base.model.teacher, slots=SLOTS, block_size=block_size)
@@ -172,7 +172,7 @@ def _tuned(config: TrainConfig, learning_rate: float, dropout_rate: float) -> Tr
     return dataclasses.replace(config, optimizer=optimizer, model=model)
 
 
-def _trees(leaves: int, learning_rate: float, seed: int) -> LambdaMARTConfig:
+def _trees(leaves: int, learning_rate: float, *, seed: int) -> LambdaMARTConfig:
     return LambdaMARTConfig(
         num_leaves=leaves,
         learning_rate=learning_rate,
@@ -193,7 +193,7 @@ def search(runs: Runs, names: Sequence[str], time_is_up: Any) -> None:
             if time_is_up():
                 return
             if name == "lambdamart":
-                record = runs.baseline(name, setting, _trees(*trial, 1), test=False)
+                record = runs.baseline(name, setting, _trees(*trial, seed=1), test=False)
             else:
                 config = config_of(runs, setting, name, 1)
                 assert isinstance(config, TrainConfig)

@@ -120,7 +120,7 @@ def draw(models: Mapping[str, Mapping[str, float]], lists: int, path: str) -> No
     ours = [name for name in models if name in colors]
     for name in sorted(ours, key=lambda each: -models[each]["list_value"]):
         x, y = models[name]["median_ms"], 100 * models[name]["list_value"]
-        style = {"color": colors[name], "fontsize": 10, "va": "center"}
+        style: dict[str, Any] = {"color": colors[name], "fontsize": 10, "va": "center"}
         if name == STUDENT:
             axis.text(x - 0.02 * right, y, "student (served)", ha="right", **style)
         else:  # one under the other, where their points are close

@@ -137,11 +137,11 @@ def agreement(rankers: dict[str, dict[str, float]]) -> dict[str, float]:
     (0.1, 0)
     """
     estimated, true = (np.array([each[key] for each in rankers.values()]) for key in ("estimated", "true"))
-    ranks = [values.argsort().argsort() for values in (estimated, true)]
+    places = estimated.argsort().argsort(), true.argsort().argsort()
     pairs = itertools.combinations(range(len(true)), 2)
     wrong = sum((estimated[i] - estimated[j]) * (true[i] - true[j]) < 0 for i, j in pairs)
     return {
-        "rank_correlation": float(np.corrcoef(*ranks)[0, 1]),
+        "rank_correlation": float(np.corrcoef(places)[0, 1]),
         "order_errors": int(wrong),
         "bias": float(((estimated - true) / true).mean()),
     }

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.common import one_line_errors
 from psad_tf.errors import InputError
@@ -80,7 +81,7 @@ def served_rankings(run_dir: str, raw_dir: str) -> dict[str, list[str]]:
     return {answer["request_id"]: [item["item_id"] for item in answer["items"]] for answer in answers}
 
 
-def _psad_rerank(address: str, requests: str, raw_dir: str) -> list[Mapping[str, object]]:
+def _psad_rerank(address: str, requests: str, raw_dir: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "psad_tf.cli", "rerank", "--server", address, "--input", requests]
     for table in ("users", "items", "interactions"):
         command += [f"--{table}", os.path.join(raw_dir, f"{table}.jsonl")]
@@ -90,7 +91,7 @@ def _psad_rerank(address: str, requests: str, raw_dir: str) -> list[Mapping[str,
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def _check_by_model(answers: Sequence[Mapping[str, object]]) -> None:
+def _check_by_model(answers: Sequence[Mapping[str, Any]]) -> None:
     for answer in answers:
         if answer["source"] != "model":
             raise InputError(f"request {answer['request_id']} fell back: {answer['reason']}")

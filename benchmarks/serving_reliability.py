@@ -222,7 +222,7 @@ def malformed(good: predict_pb2.PredictRequest, rng: random.Random) -> bytes:
         elif change == 3:
             request.inputs[rng.choice(["more", "", name.upper()])].CopyFrom(tensor)
         elif change == 4:
-            tensor.dtype = rng.randrange(30)  # type: ignore[assignment]
+            tensor.dtype = rng.randrange(30)
         elif change == 5:
             for dimension in tensor.tensor_shape.dim:
                 dimension.size = rng.choice([dimension.size, 0, 1, 7, -1, 2**40, 2**62])

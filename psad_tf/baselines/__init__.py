@@ -6,6 +6,8 @@ LightGBM's and needs that package.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from psad_tf.baselines.base import Baseline
 from psad_tf.baselines.dlcm import DLCM
 from psad_tf.baselines.nar4rec import NAR4Rec
@@ -13,8 +15,10 @@ from psad_tf.baselines.pointwise import DebiasedPointwiseDNN, PointwiseDNN
 from psad_tf.baselines.prm import PRM
 from psad_tf.baselines.seq2slate import Seq2Slate
 from psad_tf.baselines.setrank import SetRank
+from psad_tf.config import TrainConfig
+from psad_tf.features import FeatureDeclaration
 
-NEURAL_BASELINES: dict[str, type[Baseline]] = {
+NEURAL_BASELINES: dict[str, Callable[[FeatureDeclaration, Mapping[str, int], TrainConfig], Baseline]] = {
     "pointwise": PointwiseDNN,
     "pointwise_debiased": DebiasedPointwiseDNN,
     "dlcm": DLCM,
