@@ -76,6 +76,7 @@ _SHARED: dict[str, Mapping[str, Any]] = {
     "without target attention": _profile(target_attention=False),
     "without history match": _profile(history_match=False),
     "without relative features": _profile(relative_features=False),
+    "without these three": _profile(target_attention=False, history_match=False, relative_features=False),
     "with Cross": _profile(cross=True),
 }
 VARIANTS: dict[str, dict[str, Mapping[str, Any]]] = {
