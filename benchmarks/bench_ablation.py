@@ -177,6 +177,7 @@ def run(options: argparse.Namespace) -> None:
     for data in options.data:
         measure = (_in_list_value if data == INTERACTIONS else _in_ndcg)(options)
         full: Measured | None = None
+        section = f"{data}, {options.lists:,} lists" if data == INTERACTIONS else data
         for name in [*VARIANTS[data], *(EXPLORED if data == INTERACTIONS else ())]:
             if options.variants is not None and name not in (FULL, *options.variants):
                 continue
@@ -187,10 +188,9 @@ def run(options: argparse.Namespace) -> None:
             # Another log has other test lists: nothing to pair.
             facts = measured.facts(None if name in EXPLORED else full)
             full = measured if name == FULL else full
-            section = f"{data}, {options.lists:,} lists" if data == INTERACTIONS else data
             write_json(path, merged(read_json(path, {}), {section: {name: facts}}))
             shares = ", ".join(f"{part} {facts[part]['mean']:.4f}" for part in PARTS)
-            print(f"{data}: {name}: {shares}", flush=True)
+            print(f"{section}: {name}: {shares}", flush=True)
     text = report(read_json(path, {}))
     write_text(os.path.join(options.output_dir, "ablation.md"), text)
     print(text)

@@ -182,7 +182,7 @@ class PSAD(tf.keras.Model):
         """Makes the weights; done at construction, since no batch is needed to know their shapes."""
         if not getattr(self, "built", False):
             self.built = True
-            self.rank(empty_batch(self.declaration, lists=1, candidates=1))
+            self.rank(empty_batch(self.declaration, lists=1, candidates=1))  # one slot uses every layer
 
     def get_build_config(self) -> dict[str, Any]:
         """Nothing: see `build`."""
