@@ -81,7 +81,7 @@ class PreprocessOptions:
     side_input_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
-        for name, least, most in (
+        for name, min_value, max_value in (
             ("num_shards", 1, 99_999),
             ("vocabulary_min_count", 1, None),
             ("max_vocabulary_size", 1, None),
@@ -92,8 +92,8 @@ class PreprocessOptions:
             ("max_dropped", 0, 1),
         ):
             value = getattr(self, name)
-            if not least <= value <= (value if most is None else most):
-                bounds = f"at least {least}" if most is None else f"{least} to {most}"
+            if not min_value <= value <= (value if max_value is None else max_value):
+                bounds = f"at least {min_value}" if max_value is None else f"{min_value} to {max_value}"
                 raise InputError(f"{name}: must be {bounds}, got {value}")
         if self.time_zone:
             try:

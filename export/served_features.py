@@ -95,9 +95,9 @@ class ServedEncoder(tf.Module):
             layers: The weights.
             embeddings: The layer with the tables.
         """
-        declaration, longest = self._declaration, self._declaration.history.length
+        declaration, length = self._declaration, self._declaration.history.length
         raw = {
-            name: values[:, :longest] if name.startswith(HISTORY_PREFIX) and values.shape.rank > 1 else values
+            name: values[:, :length] if name.startswith(HISTORY_PREFIX) and values.shape.rank > 1 else values
             for name, values in raw.items()
         }
         lists = tf.shape(tf.squeeze(raw[ITEM_ID], -1))  # [b, n]

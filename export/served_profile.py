@@ -119,9 +119,9 @@ def _joined(parts: list[tf.Tensor]) -> tf.Tensor:
     return tf.concat(parts, -1) if len(parts) > 1 else parts[0]
 
 
-def _mean_weights(past_mask: tf.Tensor, longest: int, recent: int) -> tuple[tf.Tensor, tf.Tensor]:
+def _mean_weights(past_mask: tf.Tensor, length: int, recent: int) -> tuple[tf.Tensor, tf.Tensor]:
     """[b, 1, h] each: the weights of the mean over a history, and over its `recent` first entries."""
-    counted = np.ones([1, 2, longest], np.float32)
+    counted = np.ones([1, 2, length], np.float32)
     counted[0, 1, recent:] = 0.0
     entries = past_mask * tf.constant(counted)[:, :, : tf.shape(past_mask)[2]]
     weights = entries / tf.maximum(tf.reduce_sum(entries, -1, keepdims=True), 1.0)

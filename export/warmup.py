@@ -100,8 +100,8 @@ def warmup_requests(
         batch_sizes: Lists a request; sizes beyond `lists` repeat them.
         candidates: Numbers of candidates that traffic will have; none takes the lists as they are.
     """
-    longest = max(batch_sizes)
-    sized: list[Sequence[bytes]] = [resized_lists(lists, n, longest) for n in candidates]
+    max_batch_size = max(batch_sizes)
+    sized: list[Sequence[bytes]] = [resized_lists(lists, n, max_batch_size) for n in candidates]
     for of_size in sized or [lists]:
         for size in batch_sizes:
             batch = [of_size[index % len(of_size)] for index in range(size)]
@@ -136,8 +136,8 @@ def write_warmup(
     """
     requests = len(BATCH_SIZES) * len(SIGNATURES) * max(len(candidates), 1)
     if requests * _REPEATS > MAX_WARMUP_RECORDS:
-        most = MAX_WARMUP_RECORDS // (len(BATCH_SIZES) * len(SIGNATURES) * _REPEATS)
-        raise InputError(f"warm-up: at most {most} numbers of candidates, got {len(candidates)}")
+        max_numbers = MAX_WARMUP_RECORDS // (len(BATCH_SIZES) * len(SIGNATURES) * _REPEATS)
+        raise InputError(f"warm-up: at most {max_numbers} numbers of candidates, got {len(candidates)}")
     path = os.path.join(version_dir, WARMUP_FILE)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with tf.io.TFRecordWriter(path) as writer:

@@ -64,5 +64,5 @@ def candidate_schema(declaration: FeatureDeclaration, rules: DataRules) -> schem
     return schema
 
 
-def _bound(feature: schema_pb2.Feature, smallest: float, largest: float) -> None:
-    feature.float_domain.min, feature.float_domain.max = smallest, largest
+def _bound(feature: schema_pb2.Feature, min_value: float, max_value: float) -> None:
+    feature.float_domain.min, feature.float_domain.max = min_value, max_value

@@ -83,15 +83,19 @@ class ImpressionCheck:
         if data.get("other_users"):
             detail = f"request_id: {data['request_id']!r} has rows of several users"
             raise RecordError("several_users", detail)
-        candidates, least, most = data["candidates"], self._options.min_candidates, self._max_candidates
-        if len(candidates) < least:
-            raise RecordError("too_few_candidates", f"candidates: {len(candidates)}, at least {least}")
-        too_long = len(candidates) > most
+        candidates, min_candidates = data["candidates"], self._options.min_candidates
+        if len(candidates) < min_candidates:
+            raise RecordError(
+                "too_few_candidates", f"candidates: {len(candidates)}, at least {min_candidates}"
+            )
+        too_long = len(candidates) > self._max_candidates
         if too_long and self._options.long_lists == "drop":
-            raise RecordError("too_many_candidates", f"{len(candidates)} candidates, at most {most}")
+            raise RecordError(
+                "too_many_candidates", f"{len(candidates)} candidates, at most {self._max_candidates}"
+            )
         data = {key: data[key] for key in _KEYS if data.get(key) is not None}
         if too_long:
-            data["candidates"] = cut_candidates(candidates, most)
+            data["candidates"] = cut_candidates(candidates, self._max_candidates)
             counts["impressions/truncated"] += 1
         text, request_id = to_json(data), data["request_id"].encode()
         # The first half alone says where a list stands; both tell requests apart.

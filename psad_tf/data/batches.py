@@ -190,9 +190,9 @@ class ListDataset:
         if config.users != "all":
             lists = lists.filter(of_users)
         # Of several sizes a list keeps its own length until it is batched.
-        longest = self.sizes[-1]
+        max_size = self.sizes[-1]
         self.list_bytes = sum(
-            spec.dtype.size * math.prod(size or longest for size in spec.shape)
+            spec.dtype.size * math.prod(size or max_size for size in spec.shape)
             for spec in lists.element_spec.values()
         )
         self.cached = config.cache and self.count * self.list_bytes <= config.cache_mib * 2**20

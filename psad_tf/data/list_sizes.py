@@ -52,6 +52,8 @@ def scan_lists(lists_dir: str | os.PathLike[str], split: str) -> SplitLists:
         InputError: The split has no lists, or a record cannot be read.
     """
 
+    # Nothing in it branches on tensors, and AutoGraph takes a second to find that out.
+    @tf.autograph.experimental.do_not_convert
     def facts(serialized: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         parsed = tfr.data.parse_from_example_list(
             serialized,
@@ -136,11 +138,11 @@ def training_sizes(lists: SplitLists, config: DataConfig, slots: int) -> tuple[i
     """
     if not config.list_sizes:
         return choose_sizes(lists.lengths, slots)
-    largest = config.list_sizes[-1]
-    longer = sum(count for length, count in lists.lengths.items() if length > largest)
+    max_size = config.list_sizes[-1]
+    longer = sum(count for length, count in lists.lengths.items() if length > max_size)
     if longer and config.long_lists == "error":
         raise InputError(
-            f"data.list_sizes: {longer:,} of {lists.count:,} training lists have more than {largest} "
+            f"data.list_sizes: {longer:,} of {lists.count:,} training lists have more than {max_size} "
             f"candidates, up to {lists.max_length}: add a size, leave list_sizes out, or set data.long_lists "
             'to "truncate" to train on the first candidates of each'
         )

@@ -71,11 +71,11 @@ class InitialOrderMeter:
         lists = self._waiting[split]
         if not lists:
             return
-        longest = max(map(len, lists))
-        labels = np.full((len(lists), longest), _PADDING_LABEL, np.float32)
+        max_length = max(map(len, lists))
+        labels = np.full((len(lists), max_length), _PADDING_LABEL, np.float32)
         for row, values in enumerate(lists):
             labels[row, : len(values)] = values
-        scores = np.broadcast_to(-np.arange(longest, dtype=np.float32), labels.shape)
+        scores = np.broadcast_to(-np.arange(max_length, dtype=np.float32), labels.shape)
         if split not in self._metrics:
             self._metrics[split] = tfr.keras.metrics.NDCGMetric(topn=self.top)
         # The metric weighs lists by their labels' sum unless told otherwise.

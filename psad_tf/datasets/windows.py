@@ -20,7 +20,7 @@ class WindowRules:
 
     Args:
         upstream_percent: Share of a user's first interactions that train the upstream stage, rounded down.
-        upstream_least: At least so many train it.
+        min_upstream: At least so many train it.
         length: Interactions of a window.
         min_length: A leftover of at least so many makes a short window.
         held_out: Share of a user's windows in each held-out split, rounded half to even.
@@ -29,7 +29,7 @@ class WindowRules:
     """
 
     upstream_percent: int = 30
-    upstream_least: int = 10
+    min_upstream: int = 10
     length: int = 20
     min_length: int = 10
     held_out: float = 0.15
@@ -75,7 +75,7 @@ class UserWindows:
 def cut_windows(count: int, rules: WindowRules | None = None) -> UserWindows:
     """Cuts one user's `count` interactions, which stand in time order.
 
-    The first `upstream_percent` % (at least `upstream_least`) train the upstream stage. The rest is cut,
+    The first `upstream_percent` % (at least `min_upstream`) train the upstream stage. The rest is cut,
     counting from the end, into windows of `length`; a leftover of `min_length` or more makes a short one.
     Of W windows, the last max(1, round(held_out * W)) are test if W >= 2; the same number before them,
     if W >= 3, are validation; the others are training. Overlapping windows start every `overlap_stride`
@@ -86,7 +86,7 @@ def cut_windows(count: int, rules: WindowRules | None = None) -> UserWindows:
         [(30, 40, 'train'), (40, 60, 'train'), (60, 80, 'valid'), (80, 100, 'test')]
     """
     rules = rules or WindowRules()
-    upstream = min(count, max(rules.upstream_least, count * rules.upstream_percent // 100))
+    upstream = min(count, max(rules.min_upstream, count * rules.upstream_percent // 100))
     spans: list[tuple[int, int]] = []
     stop = count
     while stop - upstream >= rules.length:

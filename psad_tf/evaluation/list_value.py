@@ -101,10 +101,10 @@ def estimate_list_values(
     judge_encoder, judge, judge_config = load_psad(evaluator_dir)
     for declaration in (encoder.declaration, judge_encoder.declaration):
         check_lists(lists_dir, declaration)
-    longest = min(config.model.teacher.slots, judge_config.model.teacher.slots)
-    slots = longest if slots is None else slots
-    if not 1 <= slots <= longest:
-        raise InputError(f"slots: must be 1 to {longest}, the lists' length in both runs, got {slots}")
+    max_slots = min(config.model.teacher.slots, judge_config.model.teacher.slots)
+    slots = max_slots if slots is None else slots
+    if not 1 <= slots <= max_slots:
+        raise InputError(f"slots: must be 1 to {max_slots}, the lists' length in both runs, got {slots}")
     data = dataclasses.replace(
         config.data, cache=False, users="all", batch_size=max(config.data.batch_size, _LEAST_BATCH)
     )

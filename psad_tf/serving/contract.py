@@ -68,8 +68,8 @@ class Limits:
 
         A batch of 32 lists always fits.
         """
-        longest = max(self.max_candidates, self.history_length)
-        return max(_MAX_SLOTS, _MAX_LISTS_OF_ANY_LENGTH * longest)
+        max_length = max(self.max_candidates, self.history_length)
+        return max(_MAX_SLOTS, _MAX_LISTS_OF_ANY_LENGTH * max_length)
 
     @property
     def list_sizes(self) -> tuple[int, ...]:

@@ -67,10 +67,10 @@ class ListInputs:
             _agreed(inputs, self.history, 1, "past interactions")
         else:
             candidates = max(map(_count_candidates, inputs[EXAMPLES].string_val), default=0)
-        longest = max(candidates, self.limits.history_length)
-        if lists * longest > self.limits.max_slots:
+        max_length = max(candidates, self.limits.history_length)
+        if lists * max_length > self.limits.max_slots:
             raise invalid_argument(
-                f"{lists} lists, each padded to {longest} candidates or past interactions, are more than "
+                f"{lists} lists, each padded to {max_length} candidates or past interactions, are more than "
                 f"{self.limits.max_slots} in all: send fewer lists in a request"
             )
         return Extent(lists, candidates)
@@ -99,9 +99,9 @@ def _fit(values: tf.Tensor, length: int) -> tf.Tensor:
 def _agreed(inputs: Tensors, names: Sequence[str], axis: int, what: str) -> int:
     sizes = {name: inputs[name].tensor_shape.dim[axis].size for name in names}
     if len(set(sizes.values())) > 1:
-        least, most = (choose(sorted(sizes), key=sizes.__getitem__) for choose in (min, max))
+        fewest, most = (choose(sorted(sizes), key=sizes.__getitem__) for choose in (min, max))
         raise invalid_argument(
-            f"inputs disagree about the number of {what}: {least!r} has {sizes[least]}, {most!r} has "
+            f"inputs disagree about the number of {what}: {fewest!r} has {sizes[fewest]}, {most!r} has "
             f"{sizes[most]}"
         )
     return next(iter(sizes.values()), 0)

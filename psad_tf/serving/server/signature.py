@@ -83,12 +83,12 @@ class Signature:
         """
         check_inputs(inputs, self._specs)
         wanted = check_filter(output_filter, self._outputs)
-        queue, longest = self._queue(inputs)
+        queue, length = self._queue(inputs)
         serialized = np.array([inputs[alias].SerializeToString() for alias in self._inputs], object)
         check_wanted()
         try:
             try:
-                (values,) = self._alone(serialized) if queue is None else queue(serialized, np.int32(longest))
+                (values,) = self._alone(serialized) if queue is None else queue(serialized, np.int32(length))
             except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, UnicodeDecodeError):
                 if queue is None:
                     raise
@@ -164,10 +164,10 @@ class Signature:
                 assert self._lists is not None
                 padded = self._lists.padded(parsed, size)
                 results = self._batched([padded[alias] for alias in order], captured, types, function)
-                longest = tf.compat.v1.placeholder(tf.int32, [])
-                feeds = [serialized, longest]
+                length = tf.compat.v1.placeholder(tf.int32, [])
+                feeds = [serialized, length]
                 results = [
-                    each[:, :longest] if like.shape.rank and like.shape.rank > 1 else each
+                    each[:, :length] if like.shape.rank and like.shape.rank > 1 else each
                     for each, like in zip(results, call.outputs, strict=True)
                 ]
             answer = tf.stack(
