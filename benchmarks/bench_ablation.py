@@ -6,11 +6,10 @@ Trains the preset of a source with one part changed at a time and writes to --ou
                    "<model>_against_full": a test paired by list, "seconds" of a run's training}}}
     ablation.md    the same as tables
 
-The sources are the simulated world `interactions` with --lists lists, a section of its own for each number
-of them, where the value is the true value of the first slots over the greedy oracle's
-(benchmarks/list_value.py), and `movielens-100k`, where it is NDCG@10 on the test lists
-(benchmarks/bench_quality.py). Finished runs are kept in --work_dir and shared with those two; `--minutes`
-starts none after so many.
+The sources are the simulated world `interactions` with --lists lists, where the value is the true value of
+the first slots over the greedy oracle's (benchmarks/list_value.py), and `movielens-100k`, where it is NDCG@10
+on the test lists (benchmarks/bench_quality.py). Each number of lists and of seeds is a section of its own.
+Finished runs are kept in --work_dir and shared with those two; `--minutes` starts none after so many.
 """
 
 from __future__ import annotations
@@ -178,6 +177,7 @@ def run(options: argparse.Namespace) -> None:
         measure = (_in_list_value if data == INTERACTIONS else _in_ndcg)(options)
         full: Measured | None = None
         section = f"{data}, {options.lists:,} lists" if data == INTERACTIONS else data
+        section += f", {options.seeds} seeds" if options.seeds > 1 else ""
         for name in [*VARIANTS[data], *(EXPLORED if data == INTERACTIONS else ())]:
             if options.variants is not None and name not in (FULL, *options.variants):
                 continue

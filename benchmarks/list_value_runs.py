@@ -283,7 +283,11 @@ class Runs:
         """The true value of each test list, as each model would show it."""
         everyone = dataclasses.replace(data, users="all")
         batches, done = source.dataset("test", everyone).batches(), 0
-        ordered = tf.function(orders, input_signature=[batches.element_spec]) if compiled else orders
+        ordered = (
+            tf.function(orders, input_signature=[batches.element_spec], autograph=False)
+            if compiled
+            else orders
+        )
         collected: dict[str, list[np.ndarray]] = {}
         for batch in batches:
             for name, order in ordered(batch).items():
@@ -314,7 +318,7 @@ def _validation(
         max(1, min(validation.count, VALIDATED) // validation.config.batch_size)
     )
 
-    @tf.function(input_signature=[batches.element_spec])
+    @tf.function(input_signature=[batches.element_spec], autograph=False)
     def of_batch(batch: Batch) -> tf.Tensor:
         ties = hashed_uniform(tf.shape(batch["labels"]), tf.constant([0, 0], tf.int32), "ties")
         return loss(batch, ties)

@@ -276,7 +276,7 @@ class Runner:
         initial: bool = False,
     ) -> dict[str, dict[str, np.ndarray]]:
         """{model: {metric: a value a list}} of a split."""
-        ranked = tf.function(rank, reduce_retracing=False) if compiled else rank
+        ranked = tf.function(rank, reduce_retracing=False, autograph=False) if compiled else rank
         collected: dict[str, dict[str, list[np.ndarray]]] = {}
         for batch in self.lists(split).batches():
             labels = batch["labels"].numpy()

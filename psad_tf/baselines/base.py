@@ -73,10 +73,12 @@ class Baseline(tf.keras.Model):
         """
         return losses.listwise_loss(self.scores(batch, seed), batch["labels"], where=was_shown(batch))
 
+    @tf.autograph.experimental.do_not_convert
     def call(self, encoded: Mapping[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         """The same as `rank`."""
         return self.rank(encoded)
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One optimizer step; its randomness is a function of the configured seed and the step's number."""
         seed = tf.stack([tf.constant(self.config.seed, tf.int32), tf.cast(self.step, tf.int32)])

@@ -19,6 +19,7 @@ from psad_tf.metrics import Convention, kendall_agreement, mean_metrics, per_lis
 
 SELECTION_METRIC = "ndcg@10"
 RankFunction = Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]]
+_agreement = tf.function(kendall_agreement, autograph=False, reduce_retracing=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Evaluator:
     ) -> None:
         self.lists = lists
         self.convention = convention
-        self._rank = tf.function(rank, jit_compile=jit_compile)
+        self._rank = tf.function(rank, jit_compile=jit_compile, autograph=False)
 
     def run(self) -> Evaluation:
         """Ranks every list and computes its metrics; `initial` is always among the models."""
@@ -145,7 +146,7 @@ class Evaluator:
         labels, mask = batch["labels"].numpy(), batch["mask"].numpy()
         shown = batch[SHOWN_POSITION].numpy() >= 0  # the others have no label
         if "teacher" in scores and "student" in scores:
-            agreement.append(kendall_agreement(scores["teacher"], scores["student"], where=mask).numpy())
+            agreement.append(_agreement(scores["teacher"], scores["student"], where=mask).numpy())
         for model, each in scores.items():
             if model == "probabilities":
                 continue

@@ -111,7 +111,7 @@ def estimate_list_values(
     lists = ListDataset(lists_dir, split, encoder, data)
     judged = ListDataset(lists_dir, split, judge_encoder, data)
 
-    @tf.function(jit_compile=config.jit_compile)
+    @tf.function(jit_compile=config.jit_compile, autograph=False)
     def value(batch: Mapping[str, tf.Tensor], as_judged: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         ranked = model.rank(batch)
         scores = {

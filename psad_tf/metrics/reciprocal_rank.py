@@ -25,6 +25,5 @@ def reciprocal_rank(scores: tf.Tensor, labels: tf.Tensor, *, where: tf.Tensor | 
     labels = tf.cast(labels, tf.float32)
     where = everywhere(labels, where)
     positive = where & (labels >= 1.0)
-    reciprocals = 1.0 / tf.cast(ranks(scores, where=where), tf.float32)
-    best = tf.reduce_max(tf.where(positive, reciprocals, 0.0), -1)
-    return tf.where(tf.reduce_any(positive, -1), best, float("nan"))
+    reciprocals = tf.cast(positive, tf.float32) / tf.cast(ranks(scores, where=where), tf.float32)
+    return tf.where(tf.reduce_any(positive, -1), tf.reduce_max(reciprocals, -1), float("nan"))

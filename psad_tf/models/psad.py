@@ -304,6 +304,7 @@ class PSAD(tf.keras.Model):
             "teacher": self.teacher.generate(memory).scores,
         }
 
+    @tf.autograph.experimental.do_not_convert
     def compute_losses(
         self,
         batch: Mapping[str, tf.Tensor],
