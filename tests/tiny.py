@@ -67,7 +67,13 @@ def smallest(slots: int = 6, dropout: float = 0.0, **changes: object) -> TrainCo
         settings.model,
         teacher=dataclasses.replace(settings.model.teacher, pair_term=False),
         student=StudentConfig(hidden_dims=(8,), context_heads=2, context_dim=3, rounds=1),
-        user_profile=UserProfileConfig(position_bases=3, short_term_length=2),
+        user_profile=UserProfileConfig(
+            target_attention=False,
+            history_match=False,
+            relative_features=False,
+            position_bases=3,
+            short_term_length=2,
+        ),
     )
     return dataclasses.replace(settings, **{"model": model, "loss": LossConfig(), **changes})
 

@@ -42,7 +42,7 @@ def made(tmp_path_factory):
     published = tmp_path_factory.mktemp("published")
     write_movielens(published)
     folder = tmp_path_factory.mktemp("the demo") / "demo"
-    train = tiny.config(slots=6, block_size=3, data=DataConfig(batch_size=16), epochs=1)
+    train = tiny.smallest(slots=6, data=DataConfig(batch_size=16), epochs=1)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(download, "fetch", lambda data, cache: published)  # in place of the download
         report = run_demo(DemoConfig(str(folder), train=train, seeds=2, overlap_stride=10))
