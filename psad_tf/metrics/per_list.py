@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
+from psad_tf.masking import everywhere
 from psad_tf.metrics.auc import auc
 from psad_tf.metrics.average_precision import average_precision
 from psad_tf.metrics.ndcg import ndcg
@@ -73,8 +74,7 @@ def per_list_metrics(
     >>> {name: round(float(value[0]), 4) for name, value in one.items()}
     {'ndcg@5': 0.6309, 'ndcg@10': 0.6309, 'map@5': 0.5, 'map@10': 0.5, 'mrr': 0.5, 'auc': 0.5}
     """
-    where = np.ones(np.shape(labels), bool) if where is None else where
-    arguments = np.asarray(scores, np.float64), np.asarray(labels, np.float32), np.asarray(where)
+    arguments = np.asarray(scores, np.float64), np.asarray(labels, np.float32), everywhere(labels, where)
     found = _every_metric(convention)(*arguments)
     values = {name: value.numpy().astype(np.float64) for name, value in found.items()}
     if convention == "librerank":
