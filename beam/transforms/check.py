@@ -83,19 +83,16 @@ class ImpressionCheck:
         if data.get("other_users"):
             detail = f"request_id: {data['request_id']!r} has rows of several users"
             raise RecordError("several_users", detail)
-        candidates, min_candidates = data["candidates"], self._options.min_candidates
-        if len(candidates) < min_candidates:
-            raise RecordError(
-                "too_few_candidates", f"candidates: {len(candidates)}, at least {min_candidates}"
-            )
-        too_long = len(candidates) > self._max_candidates
+        count, max_candidates = len(data["candidates"]), self._max_candidates
+        if count < self._options.min_candidates:
+            detail = f"candidates: {count}, at least {self._options.min_candidates}"
+            raise RecordError("too_few_candidates", detail)
+        too_long = count > max_candidates
         if too_long and self._options.long_lists == "drop":
-            raise RecordError(
-                "too_many_candidates", f"{len(candidates)} candidates, at most {self._max_candidates}"
-            )
+            raise RecordError("too_many_candidates", f"{count} candidates, at most {max_candidates}")
         data = {key: data[key] for key in _KEYS if data.get(key) is not None}
         if too_long:
-            data["candidates"] = cut_candidates(candidates, self._max_candidates)
+            data["candidates"] = cut_candidates(data["candidates"], max_candidates)
             counts["impressions/truncated"] += 1
         text, request_id = to_json(data), data["request_id"].encode()
         # The first half alone says where a list stands; both tell requests apart.
