@@ -24,6 +24,9 @@ from psad_tf.errors import InputError
 STATE = "cluster.json"
 _POM = Path(__file__).with_name("pom.xml")
 _START_SECONDS = 300
+# Beam sends a Python worker up to 100 messages before it asks whether the worker keeps up. They wait outside
+# the heap, and a shard is one message: room for so many of 10 MB, and for Flink's network buffers.
+_DIRECT_MEMORY = "1408m"
 # What Flink reads by reflection of Java's own modules.
 _OPENED = (
     "java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text",
@@ -31,7 +34,7 @@ _OPENED = (
     "java.util.concurrent.locks", "sun.nio.ch",
 )  # fmt: skip
 _MEMORY = {
-    "task.heap.size": "512m", "task.off-heap.size": "64m", "managed.size": "256m",
+    "task.heap.size": "512m", "task.off-heap.size": "1024m", "managed.size": "256m",
     "network.min": "256m", "network.max": "256m", "framework.heap.size": "128m",
     "framework.off-heap.size": "128m", "jvm-metaspace.size": "256m",
     "jvm-overhead.min": "192m", "jvm-overhead.max": "192m",
@@ -81,7 +84,8 @@ def start(
         ],
         **{
             f"task-manager-{number}": [
-                "-Xmx640m", "org.apache.flink.runtime.taskexecutor.TaskManagerRunner", *flink,
+                "-Xmx640m", f"-XX:MaxDirectMemorySize={_DIRECT_MEMORY}",
+                "org.apache.flink.runtime.taskexecutor.TaskManagerRunner", *flink,
                 "-D", f"taskmanager.resource-id=task-manager-{number}",
             ]
             for number in range(1, task_managers + 1)
@@ -93,7 +97,11 @@ def start(
         ],
     }  # fmt: skip
     boot = place / "worker"
-    boot.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m psad_tf.beam.flink.worker "$@"\n')
+    # A message has megabytes: without the first line glibc soon gives none of them back to the system.
+    boot.write_text(
+        f"#!/bin/sh\nexport MALLOC_MMAP_THRESHOLD_={1 << 20}\n"
+        f'exec {shlex.quote(sys.executable)} -m psad_tf.beam.flink.worker "$@"\n'
+    )
     boot.chmod(0o755)
     state = {
         "rest": f"http://localhost:{rest}",

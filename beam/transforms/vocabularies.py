@@ -32,7 +32,9 @@ def WriteVocabularies(
     return (
         lists
         | "Count" >> beam.ParDo(CountValues(declaration)).with_output_types(tuple[tuple[str, bytes], int])
-        | "Add up" >> beam.CombinePerKey(sum)
+        | "By value"
+        >> beam.GroupByKey()  # counted already: `CombinePerKey` would keep a million sums at hand
+        | "Add up" >> beam.MapTuple(lambda value, counts: (value, sum(counts)))
         | "Frequent" >> beam.Filter(lambda counted: counted[1] >= options.vocabulary_min_count)
         | "Rank" >> beam.MapTuple(_ranked).with_output_types(tuple[str, bytes])
         | "By vocabulary" >> beam.GroupByKey()

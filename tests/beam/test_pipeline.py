@@ -2,13 +2,15 @@ import dataclasses
 import json
 import os
 
+import apache_beam as beam
 import numpy as np
 import pytest
+from apache_beam.pipeline import PipelineVisitor
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from psad_tf.beam.options import PreprocessOptions, SplitPolicy
-from psad_tf.beam.pipeline import preprocess
+from psad_tf.beam.pipeline import MakeLists, preprocess
 from psad_tf.beam.sources import RawInputs
 from psad_tf.errors import InputError
 from psad_tf.features import CategoricalFeature, DenseFeature, FeatureDeclaration, LabelDeclaration, LabelRule
@@ -249,3 +251,27 @@ def test_an_older_output_is_replaced_whole(raw, tmp_path):
         "part-00000-of-00002.tfrecord.gz", "part-00001-of-00002.tfrecord.gz",
     ]  # fmt: skip
     assert os.listdir(tmp_path) == ["lists"]
+
+
+def test_only_what_has_few_keys_is_combined_before_the_shuffle():
+    """Beam keeps up to a million partial results of such a step in a worker's memory."""
+
+    class Combined(PipelineVisitor):
+        def __init__(self):
+            self.labels = set()
+
+        def enter_composite_transform(self, transform_node):
+            if isinstance(transform_node.transform, beam.CombinePerKey):
+                self.labels.add("/".join(transform_node.full_label.split("/")[1:3]))
+
+    pipeline, combined = beam.Pipeline(), Combined()
+    pipeline | "Make lists" >> MakeLists([], "folder", DECLARATION, OPTIONS)
+    pipeline.visit(combined)
+    assert combined.labels == {
+        "Find split points/Lists a span",
+        "Find split points/All spans",
+        "Find split points/Lists a second",
+        "Find split points/All seconds",
+        "Statistics/Merge",
+        "Statistics/All",
+    }

@@ -4,7 +4,7 @@ import pytest
 
 from psad_tf.beam.options import PreprocessOptions, SplitPolicy
 from psad_tf.beam.transforms.check import ImpressionCheck
-from psad_tf.beam.transforms.split import FindSplitPoints
+from psad_tf.beam.transforms.split import NEVER, FindSplitPoints
 from psad_tf.errors import InputError
 from tests.beam import logs
 from tests.beam.logs import DECLARATION
@@ -28,6 +28,16 @@ def test_fractions_cut_the_lists_in_the_order_of_time(tmp_path):
     points = _points(tmp_path, range(100, 0, -1), SplitPolicy(0.1, 0.2))
     splits = [points.split(time) for time in range(1, 101)]
     assert splits == ["train"] * 70 + ["valid"] * 10 + ["test"] * 20
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_points_are_those_of_all_times_in_order(tmp_path, seed):
+    draw = random.Random(seed)
+    times = [draw.choice((draw.randrange(60), draw.randrange(10**6))) for _ in range(400)]
+    valid, test = draw.choice((0.0, 0.1, 0.25)), draw.choice((0.0, 0.2, 0.6))
+    ordered = [*sorted(times), NEVER]  # a share of nothing starts after the last
+    wanted = ordered[round(400 * (1 - valid - test))], ordered[round(400 * (1 - test))]
+    assert _points(tmp_path, times, SplitPolicy(valid, test)) == wanted
 
 
 def test_lists_of_one_second_stay_together(tmp_path):
