@@ -8,6 +8,10 @@ them does. So read the ratios; the minimum is what a quiet machine gives. The fi
 are compared with. To compare with an older release, export the same run with it. TF_ENABLE_ONEDNN_OPTS
 counts: serving_config/ sets it to 0.
 
+Calls run in the calling thread, as in the embedded server and, by a flag of serving_config/, in TensorFlow
+Serving. --thread_pool measures each version a second time by TensorFlow's pool of threads, which is what
+TensorFlow Serving does without that flag.
+
 `serving_default` also pays for Python's handing over of string tensors, which neither server does.
 """
 
@@ -25,6 +29,7 @@ from psad_tf.errors import InputError
 from psad_tf.files import write_json
 
 _LISTS = 16
+_THREADS = ("caller", "pool")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,6 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--signatures", nargs="+", default=["rerank_examples", "serving_default"], help="which signatures")
     add("--rounds", type=int, default=100, help="turns of each version")
     add("--calls", type=int, default=20, help="calls in a turn")
+    add("--thread_pool", action="store_true", help="measure each version by TensorFlow's thread pool as well")
     add("--output", default=None, help="JSON file of the results")
     options = parser.parse_args(arguments)
     with one_line_errors():
@@ -52,6 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
             options.signatures,
             options.rounds,
             options.calls,
+            options.thread_pool,
         )
         print(table(found))
         if options.output is not None:
@@ -66,8 +73,9 @@ def measure(
     signatures: Sequence[str],
     rounds: int,
     calls_a_turn: int = 20,
+    thread_pool: bool = False,
 ) -> list[dict[str, Any]]:
-    """One row per signature, number of candidates and version: microseconds, ratios, nodes of the graph."""
+    """A row per signature, number of candidates, version and kind of thread: microseconds, ratios, nodes."""
     import numpy as np
 
     from benchmarks.serving_setup import lists_of
@@ -76,35 +84,40 @@ def measure(
     from psad_tf.serving.server.saved_model import load_graph
 
     declaration = load_encoder(lists_dir).declaration
-    graphs = [load_graph(path) for path in models]
+    graphs = {path: load_graph(path) for path in models}
+    ways = list(itertools.product(graphs, _THREADS[: 1 + thread_pool]))
     rows = []
     for count in candidates:
         lists = lists_of(lists_dir, count, _LISTS)
         for name in signatures:
             calls = {
-                path: _turn(_calls(graph, name, lists, declaration), calls_a_turn)
-                for path, graph in zip(models, graphs, strict=True)
+                (path, threads): _turn(
+                    _calls(graphs[path], name, lists, declaration, threads == _THREADS[0]), calls_a_turn
+                )
+                for path, threads in ways
             }
             seconds = interleaved(calls, rounds, clock=time.process_time)
             micros = {
-                path: {
+                way: {
                     "median": 1e6 * float(np.median(each)) / calls_a_turn,
                     "minimum": 1e6 * float(np.min(each)) / calls_a_turn,
                 }
-                for path, each in seconds.items()
+                for way, each in seconds.items()
             }
-            for path, graph in zip(models, graphs, strict=True):
+            for path, threads in ways:
+                each = micros[path, threads]
                 rows.append(
                     {
                         "signature": name,
                         "candidates": count,
                         "model": path,
-                        **{f"{kind}_us": round(each, 1) for kind, each in micros[path].items()},
+                        "threads": threads,
+                        **{f"{kind}_us": round(value, 1) for kind, value in each.items()},
                         **{
-                            f"{kind}_ratio": round(each / micros[models[0]][kind], 3)
-                            for kind, each in micros[path].items()
+                            f"{kind}_ratio": round(value / micros[ways[0]][kind], 3)
+                            for kind, value in each.items()
                         },
-                        "nodes": _nodes(graph, name),
+                        "nodes": _nodes(graphs[path], name),
                     }
                 )
     return rows
@@ -118,7 +131,9 @@ def _turn(call: Callable[[], object], calls: int) -> Callable[[], None]:
     return turn
 
 
-def _calls(graph: Any, name: str, lists: Sequence[bytes], declaration: Any) -> Callable[[], object]:
+def _calls(
+    graph: Any, name: str, lists: Sequence[bytes], declaration: Any, in_callers_thread: bool
+) -> Callable[[], object]:
     """Runs a signature on each list in turn, all its outputs fetched."""
     import numpy as np
 
@@ -133,6 +148,7 @@ def _calls(graph: Any, name: str, lists: Sequence[bytes], declaration: Any) -> C
         graph.session,
         [tensors(definition.inputs[alias].name) for alias in aliases],
         [tensors(info.name) for info in definition.outputs.values()],
+        in_callers_thread,
     )
     feeds = [
         [np.array([each], object)]
@@ -160,12 +176,13 @@ def _nodes(graph: Any, name: str) -> int:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The results as Markdown."""
-    header = ["signature", "N", "version", "median us", "ratio", "minimum us", "ratio", "nodes"]
+    header = ["signature", "N", "version", "thread", "median us", "ratio", "minimum us", "ratio", "nodes"]
     cells = [
         [
             row["signature"],
             str(row["candidates"]),
             row["model"],
+            row["threads"],
             f"{row['median_us']:.0f}",
             f"{row['median_ratio']:.2f}",
             f"{row['minimum_us']:.0f}",

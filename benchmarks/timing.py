@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -11,13 +12,15 @@ import tensorflow as tf
 from psad_tf.export.served_layers import ServedLayers
 from psad_tf.features import HISTORY_PREFIX, FeatureDeclaration
 
+_Key = TypeVar("_Key", bound=Hashable)
+
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]],
+    calls: Mapping[_Key, Callable[[], object]],
     rounds: int,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, np.ndarray]:
+) -> dict[_Key, np.ndarray]:
     """Times every call once a round, in a new random order each round.
 
     Args:

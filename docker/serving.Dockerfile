@@ -13,4 +13,4 @@ ENTRYPOINT ["/usr/bin/tensorflow_model_server"]
 CMD ["--port=8500", "--model_config_file=/config/models.config", \
      "--allow_version_labels_for_unavailable_models=true", \
      "--enable_batching=true", "--batching_parameters_file=/config/batching_parameters.txt", \
-     "--enable_model_warmup=true"]
+     "--enable_model_warmup=true", "--tensorflow_inter_op_parallelism=-1"]

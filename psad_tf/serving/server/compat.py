@@ -12,7 +12,10 @@ _IN_THE_CALLERS_THREAD = -1
 
 
 def session_callable(
-    session: tf.compat.v1.Session, feeds: Sequence[tf.Tensor], fetches: Sequence[tf.Tensor]
+    session: tf.compat.v1.Session,
+    feeds: Sequence[tf.Tensor],
+    fetches: Sequence[tf.Tensor],
+    in_callers_thread: bool = True,
 ) -> Callable[..., list[np.ndarray]]:
     """A function from values of `feeds` to the values of `fetches`, run in the caller's thread.
 
@@ -23,10 +26,13 @@ def session_callable(
         session: Where the graph runs.
         feeds: Tensors of its graph, fed in this order.
         fetches: Tensors of its graph.
+        in_callers_thread: False runs it by the session's pool of threads, as TensorFlow does if not told
+            otherwise.
     """
     options = config_pb2.CallableOptions(
         feed=[each.name for each in feeds], fetch=[each.name for each in fetches]
     )
-    options.run_options.inter_op_thread_pool = _IN_THE_CALLERS_THREAD
+    if in_callers_thread:
+        options.run_options.inter_op_thread_pool = _IN_THE_CALLERS_THREAD
     made: Callable[..., list[np.ndarray]] = session._make_callable_from_options(options)
     return made

@@ -34,3 +34,16 @@ def test_the_private_callable_does_what_the_server_counts_on() -> None:
         for thread in threads:
             thread.join()
         assert sorted(answers) == [2.0, 4.0, 6.0]
+
+
+def test_threads_of_tensorflow_servings_flag_give_the_same_values() -> None:
+    """`--tensorflow_inter_op_parallelism=-1` becomes this setting; `session_callable` can do without."""
+    config = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=-1)
+    found = []
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        x = tf.compat.v1.placeholder(tf.float32, [None])
+        thread = tf.numpy_function(threading.get_ident, [], tf.int64)
+        for in_callers_thread in (True, False):
+            run = session_callable(session, [x], [2.0 * x, thread], in_callers_thread)
+            found.append([values.tolist() for values in run(np.array([3.0], np.float32))])
+    assert found == [[[6.0], threading.get_ident()]] * 2
