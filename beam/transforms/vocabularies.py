@@ -32,8 +32,8 @@ def WriteVocabularies(
     return (
         lists
         | "Count" >> beam.ParDo(CountValues(declaration)).with_output_types(tuple[tuple[str, bytes], int])
-        | "By value"
-        >> beam.GroupByKey()  # counted already: `CombinePerKey` would keep a million sums at hand
+        # Counted already: `CombinePerKey` would keep up to a million sums in a worker's memory.
+        | "By value" >> beam.GroupByKey()
         | "Add up" >> beam.MapTuple(lambda value, counts: (value, sum(counts)))
         | "Frequent" >> beam.Filter(lambda counted: counted[1] >= options.vocabulary_min_count)
         | "Rank" >> beam.MapTuple(_ranked).with_output_types(tuple[str, bytes])
