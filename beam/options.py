@@ -49,7 +49,7 @@ class PreprocessOptions:
     Args:
         split: Which lists train, validate and test.
         num_shards: Files a split, and the most workers that write lists. A shard is sorted as a whole: give
-            about one for each 20 MB of raw logs.
+            about one for each 10 to 20 MB of raw logs.
         vocabulary_min_count: A value seen less often in training lists is left to "out of vocabulary".
         max_vocabulary_size: Values that a vocabulary keeps, the most frequent.
         long_lists: `drop` makes a list longer than the declaration's `max_candidates` a dead letter,

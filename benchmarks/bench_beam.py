@@ -52,7 +52,7 @@ PLAIN, BEAM, PROCESSES = "plain writer", "Beam, one process", "Beam, two worker 
 FLINK = "Beam, Flink with two task managers"
 ENGINES = (PLAIN, BEAM, PROCESSES, FLINK)
 LEVEL = 4
-LISTS_A_SHARD = 10_000
+LISTS_A_SHARD = 5_000
 JARS = os.path.join(".cache", "flink", "jars")
 
 

@@ -24,21 +24,23 @@ from psad_tf.errors import InputError
 STATE = "cluster.json"
 _POM = Path(__file__).with_name("pom.xml")
 _START_SECONDS = 300
-# Beam sends a Python worker up to 100 messages before it asks whether the worker keeps up. They wait outside
-# the heap, and a shard is one message: room for so many of 10 MB, and for Flink's network buffers.
-_DIRECT_MEMORY = "1408m"
 # What Flink reads by reflection of Java's own modules.
 _OPENED = (
     "java.lang", "java.lang.invoke", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text",
     "java.time", "java.util", "java.util.concurrent", "java.util.concurrent.atomic",
     "java.util.concurrent.locks", "sun.nio.ch",
 )  # fmt: skip
-_MEMORY = {
-    "task.heap.size": "512m", "task.off-heap.size": "1024m", "managed.size": "256m",
-    "network.min": "256m", "network.max": "256m", "framework.heap.size": "128m",
-    "framework.off-heap.size": "128m", "jvm-metaspace.size": "256m",
-    "jvm-overhead.min": "192m", "jvm-overhead.max": "192m",
-}  # fmt: skip
+# Beam sends a Python worker up to 100 messages before it asks whether the worker keeps up. They wait outside
+# the heap, and a shard is one message: `task.off-heap` is room for so many of 10 MB.
+_HEAP = {"task.heap": 512, "framework.heap": 128}
+_DIRECT = {"task.off-heap": 1024, "framework.off-heap": 128, "network": 256}
+_OTHER = {"managed": 256, "jvm-metaspace": 256, "jvm-overhead": 192}
+# Java's second compiler takes more time than it gives, but where the same code runs for minutes.
+_ONE_COMPILER = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m")
+_LATE_COMPILER = (
+    "-XX:Tier4InvocationThreshold=100000", "-XX:Tier4MinInvocationThreshold=20000",
+    "-XX:Tier4CompileThreshold=300000", "-XX:Tier4BackEdgeThreshold=800000",
+)  # fmt: skip
 
 
 def start(
@@ -76,22 +78,22 @@ def start(
     shutil.rmtree(unsent, ignore_errors=True)
     shutil.copytree(jars, unsent, copy_function=_link_or_copy)
     common = [java, *opens, "-cp", f"{unsent}/*"]
-    brief = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx512m"]  # starts sooner; runs no user's code
     flink = ["--configDir", str(place / "conf")]
     commands = {
         "job-manager": [
-            *brief, "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", *flink,
+            *_ONE_COMPILER, "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint", *flink,
         ],
         **{
             f"task-manager-{number}": [
-                "-Xmx640m", f"-XX:MaxDirectMemorySize={_DIRECT_MEMORY}",
+                *_LATE_COMPILER,
+                f"-Xmx{sum(_HEAP.values())}m", f"-XX:MaxDirectMemorySize={sum(_DIRECT.values())}m",
                 "org.apache.flink.runtime.taskexecutor.TaskManagerRunner", *flink,
                 "-D", f"taskmanager.resource-id=task-manager-{number}",
             ]
             for number in range(1, task_managers + 1)
         },
         "job-server": [
-            *brief, "org.apache.beam.runners.flink.FlinkJobServerDriver",
+            *_ONE_COMPILER, "org.apache.beam.runners.flink.FlinkJobServerDriver",
             f"--flink-master=localhost:{rest}", "--job-host=localhost", f"--job-port={job}",
             "--artifact-port=0", "--expansion-port=0",
         ],
@@ -211,12 +213,24 @@ def _write_configuration(place: Path, rpc: int, rest: int, slots: int) -> None:
         "restart-strategy.fixed-delay.delay": "3 s",
         "heartbeat.interval": 1000,
         "heartbeat.timeout": 20000,
-        **{f"taskmanager.memory.{name}": size for name, size in _MEMORY.items()},
+        **_memory_settings(),
     }
     (place / "conf").mkdir(exist_ok=True)
     (place / "tmp").mkdir(exist_ok=True)
     text = "".join(f"{name}: {value}\n" for name, value in settings.items())
     (place / "conf" / "config.yaml").write_text(text)
+
+
+def _memory_settings() -> dict[str, str]:
+    """A task manager wants each part of its memory named; some have a range instead of a size."""
+    sizes = {**_HEAP, **_DIRECT, **_OTHER}
+    ranged = ("network", "jvm-overhead")
+    parts = {name: ("min", "max") if name in ranged else ("size",) for name in sizes}
+    return {
+        f"taskmanager.memory.{name}.{limit}": f"{size}m"
+        for name, size in sizes.items()
+        for limit in parts[name]
+    }
 
 
 def _spawn(command: list[str], log: Path) -> int:

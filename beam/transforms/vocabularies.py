@@ -21,7 +21,7 @@ from psad_tf.features import FeatureDeclaration
 
 VOCABULARY_NAME = "vocabularies/{}.txt"
 _MAX_COUNT = (1 << 64) - 1
-_WAITING = 100_000
+_WAITING = 1 << 14  # rows of an item or a user: some 10 MB
 
 
 @beam.ptransform_fn
