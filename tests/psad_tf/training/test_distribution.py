@@ -121,18 +121,20 @@ def test_two_workers_reach_the_result_of_one_on_the_same_global_batch(straight, 
         np.testing.assert_allclose(value, found[name], atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_worker_that_is_killed_and_started_again_goes_on_with_the_other_to_the_same_weights(
-    lists_dir, two_workers, tmp_path, lost
+def test_workers_that_are_killed_and_started_again_go_on_with_the_other_to_the_same_weights(
+    lists_dir, two_workers, tmp_path
 ):
     run = tmp_path / "run"
-    workers = start_workers(lists_dir, run, "--restarts", "1")
-    checkpoint = tmp_path / "run.partial" / "checkpoints" / "ckpt-3.index"
-    until = time.monotonic() + 240
-    while not checkpoint.exists() and workers[0].poll() is None and time.monotonic() < until:
-        time.sleep(0.01)  # waits for a file of another process
-    workers[lost].kill()
-    assert workers[lost].wait() == -signal.SIGKILL and checkpoint.exists() and not run.exists()
-    again = start_worker(lists_dir, run, lost, "--resume")
-    assert (workers[1 - lost].wait(280), again.wait(280)) == (0, 0)
+    workers = start_workers(lists_dir, run, "--restarts", "2")
+    for lost, step in ((0, 3), (1, 12)):
+        checkpoint = tmp_path / "run.partial" / "checkpoints" / f"ckpt-{step}.index"
+        until = time.monotonic() + 240
+        while (
+            not checkpoint.exists() and None in [each.poll() for each in workers] and time.monotonic() < until
+        ):
+            time.sleep(0.01)  # waits for a file of another process
+        workers[lost].kill()
+        assert workers[lost].wait() == -signal.SIGKILL and checkpoint.exists() and not run.exists()
+        workers[lost] = start_worker(lists_dir, run, lost, "--resume", "--restarts", "1")
+    assert [each.wait(280) for each in workers] == [0, 0]
     assert_equal_bit_for_bit(two_workers, run)
