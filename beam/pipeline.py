@@ -34,7 +34,14 @@ from psad_tf.beam.manifest import MANIFEST, SCHEMA, STATISTICS, Reports, finish
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.output_file import PARTS, read_file, write_file
 from psad_tf.beam.progress import shown_progress
-from psad_tf.beam.runners import cause, is_local, make_runner, one_error, parse_beam_options
+from psad_tf.beam.runners import (
+    cause,
+    check_job_server,
+    is_local,
+    make_runner,
+    one_error,
+    parse_beam_options,
+)
 from psad_tf.beam.sources import FileRange, RawInputs, find_ranges
 from psad_tf.beam.transforms.items import SHIPPED, JoinItems
 from psad_tf.beam.transforms.lists import TRAINING, WriteLists
@@ -134,6 +141,7 @@ def preprocess(
     ranges = find_ranges(inputs)
     if not isinstance(pipeline_options, PipelineOptions):
         pipeline_options = parse_beam_options(list(pipeline_options or ()))
+    check_job_server(pipeline_options)
     with _output_folder(output) as folder:
         with shown_progress(folder):
             reports = _run(ranges, folder, declaration, settled, pipeline_options)

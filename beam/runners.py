@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+import grpc
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    PipelineOptions,
+    PortableOptions,
+    StandardOptions,
+)
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from psad_tf.beam.compat import LocalRunner, LocalWorker, ProcessRunner
@@ -25,11 +32,19 @@ def parse_beam_options(flags: Sequence[str]) -> PipelineOptions:
     Raises:
         InputError: An option is not known, where only Beam's own can be meant, or has a wrong value.
     """
+    said = io.StringIO()  # a hundred lines of usage, and then what is wrong
+    log = logging.getLogger("apache_beam.options.pipeline_options")
+    level = log.level
+    log.setLevel(logging.ERROR)  # an option that is not known is named below
     try:
-        options = PipelineOptions(list(flags))
-        known = options.get_all_options()
+        with contextlib.redirect_stderr(said):
+            options = PipelineOptions(list(flags))
+            known = options.get_all_options()
     except SystemExit:
-        raise InputError(f"Beam's options are wrong: {' '.join(flags)}") from None
+        wrong = said.getvalue().strip().rpartition("error: ")[2]
+        raise InputError(f"Beam's options are wrong: {wrong}") from None
+    finally:
+        log.setLevel(level)
     if known["runner"] in _LOCAL:  # other runners pass what Beam's Python does not know to their job server
         unknown = set(options.get_all_options(retain_unknown_options=True)) - set(known)
         if unknown or any(not flag.startswith("--") for flag in flags[:1]):
@@ -54,6 +69,22 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
         return create_runner(options.view_as(StandardOptions).runner)
     except (ValueError, ImportError) as error:
         raise InputError(f"--runner: {error}") from error
+
+
+def check_job_server(options: PipelineOptions, seconds: float = 10.0) -> None:
+    """Refuses a job server that does not answer, for which Beam waits five minutes to say nothing.
+
+    Raises:
+        InputError: The one of `--job_endpoint` does not.
+    """
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    if not endpoint or endpoint == "embed":
+        return
+    with grpc.insecure_channel(endpoint) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=seconds)
+        except grpc.FutureTimeoutError:
+            raise InputError(f"--job_endpoint: no job server answers at {endpoint}") from None
 
 
 def is_local(options: PipelineOptions) -> bool:

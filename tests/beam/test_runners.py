@@ -5,6 +5,7 @@ import itertools
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from apache_beam.runners.worker import data_plane
 
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.pipeline import preprocess
-from psad_tf.beam.runners import make_runner, parse_beam_options
+from psad_tf.beam.runners import check_job_server, make_runner, parse_beam_options
 from psad_tf.beam.transforms import timeline
 from psad_tf.cli.main import main
 from psad_tf.errors import InputError
@@ -239,10 +240,20 @@ def test_the_documented_commands_make_their_runner(name, runner):
         (["--runner=NoSuchRunner"], "--runner: .*NoSuchRunner"),
         (["--runer=DirectRunner"], "Beam knows no option --runer"),
         (["direct"], "Beam knows no option direct"),
-        (["--direct_num_workers=many"], "Beam's options are wrong"),
+        (["--direct_num_workers=many"], "Beam's options are wrong: argument --direct_num_workers: .*many"),
     ],
 )
-def test_a_wrong_option_of_beam_is_named(raw, tmp_path, flags, message):
+def test_a_wrong_option_of_beam_is_named(raw, tmp_path, flags, message, caplog, capfd):
     with pytest.raises(InputError, match=message):
         preprocess(raw, tmp_path / "lists", DECLARATION, options=OPTIONS, pipeline_options=flags)
     assert not list(tmp_path.iterdir())
+    assert not caplog.records and capfd.readouterr() == ("", "")
+
+
+def test_a_job_server_that_does_not_answer_is_named():
+    with socket.socket() as taken:  # but nobody listens
+        taken.bind(("localhost", 0))
+        endpoint = f"localhost:{taken.getsockname()[1]}"
+        options = parse_beam_options(["--runner=PortableRunner", f"--job_endpoint={endpoint}"])
+        with pytest.raises(InputError, match=f"no job server answers at {endpoint}"):
+            check_job_server(options, seconds=0.5)
