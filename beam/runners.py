@@ -71,18 +71,22 @@ def make_runner(options: PipelineOptions) -> PipelineRunner:
         raise InputError(f"--runner: {error}") from error
 
 
-def check_job_server(options: PipelineOptions, seconds: float = 10.0) -> None:
-    """Refuses a job server that does not answer, for which Beam waits five minutes to say nothing.
+def check_job_server(options: PipelineOptions) -> None:
+    """Refuses a job server that does not answer within 10 s, or `--job_server_timeout` where it is given.
+
+    Beam itself waits five minutes, and its error is empty.
 
     Raises:
         InputError: The one of `--job_endpoint` does not.
     """
-    endpoint = options.view_as(PortableOptions).job_endpoint
+    portable = options.view_as(PortableOptions)
+    endpoint = portable.job_endpoint
+    given = portable.get_all_options(drop_default=True, retain_unknown_options=True)
     if not endpoint or endpoint == "embed":
         return
     with grpc.insecure_channel(endpoint) as channel:
         try:
-            grpc.channel_ready_future(channel).result(timeout=seconds)
+            grpc.channel_ready_future(channel).result(timeout=given.get("job_server_timeout", 10))
         except grpc.FutureTimeoutError:
             raise InputError(f"--job_endpoint: no job server answers at {endpoint}") from None
 
