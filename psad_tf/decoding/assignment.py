@@ -30,11 +30,11 @@ def greedy_assignment(scores: tf.Tensor, available: tf.Tensor, open_slots: tf.Te
     for _ in range(k):
         joint = tf.where(open_slots[:, :, tf.newaxis] & available[:, tf.newaxis, :], scores, _IMPOSSIBLE)
         slot, candidate, possible = largest_pair(joint)
-        here = tf.one_hot(slot, k, on_value=True, off_value=False) & possible[:, tf.newaxis]
-        picks = tf.where(here, candidate[:, tf.newaxis], picks)
+        here = tf.one_hot(slot, k, on_value=True, off_value=False) & tf.expand_dims(possible, 1)
+        picks = tf.where(here, tf.expand_dims(candidate, 1), picks)
         open_slots = open_slots & ~here
         chosen = tf.one_hot(candidate, tf.shape(scores)[2], on_value=True, off_value=False)
-        available = available & ~(chosen & possible[:, tf.newaxis])
+        available = available & ~(chosen & tf.expand_dims(possible, 1))
     return picks
 
 
@@ -103,14 +103,14 @@ def _augment(
     done = tf.zeros([batch], tf.bool)
     for _ in range(row + 1):
         reduced = (
-            reached[:, tf.newaxis]
+            tf.expand_dims(reached, 1)
             + tf.gather(cost, current_row, batch_dims=1)
-            - tf.gather(row_price, current_row, batch_dims=1)[:, tf.newaxis]
+            - tf.expand_dims(tf.gather(row_price, current_row, batch_dims=1), 1)
             - column_price
         )
-        better = ~visited & (reduced < distance) & ~done[:, tf.newaxis]
+        better = ~visited & (reduced < distance) & tf.expand_dims(~done, 1)
         distance = tf.where(better, reduced, distance)
-        previous = tf.where(better, current_column[:, tf.newaxis], previous)
+        previous = tf.where(better, tf.expand_dims(current_column, 1), previous)
         nearest = tf.argmin(tf.where(visited, infinity, distance), -1, output_type=tf.int32)
         nearest = tf.where(done, current_column, nearest)
         reached = tf.where(done, reached, tf.gather(distance, nearest, batch_dims=1))
@@ -122,16 +122,16 @@ def _augment(
         current_column = nearest
         current_row = tf.where(done | free, current_row, next_row)
         done = done | free
-    change = tf.where(visited, reached[:, tf.newaxis] - distance, 0.0)
+    change = tf.where(visited, tf.expand_dims(reached, 1) - distance, 0.0)
     column_price = column_price - change
-    visited_rows = tf.reduce_max(tf.one_hot(tf.where(visited, row_of, -1), k) * change[..., tf.newaxis], 1)
-    row_price = row_price + visited_rows + tf.one_hot(row, k) * reached[:, tf.newaxis]
+    visited_rows = tf.reduce_max(tf.one_hot(tf.where(visited, row_of, -1), k) * tf.expand_dims(change, -1), 1)
+    row_price = row_price + visited_rows + tf.one_hot(row, k) * tf.expand_dims(reached, 1)
     # Walk back: each column on the path takes the row of the column before it.
     column = current_column
     for _ in range(row + 1):
         before = tf.gather(previous, tf.maximum(column, 0), batch_dims=1)
         source = tf.where(before >= 0, tf.gather(row_of, tf.maximum(before, 0), batch_dims=1), row)
         active = (column >= 0)[:, tf.newaxis] & tf.one_hot(column, columns, on_value=True, off_value=False)
-        row_of = tf.where(active, source[:, tf.newaxis], row_of)
+        row_of = tf.where(active, tf.expand_dims(source, 1), row_of)
         column = tf.where(column >= 0, before, column)
     return row_price, column_price, row_of

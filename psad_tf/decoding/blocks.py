@@ -106,7 +106,7 @@ def decode(
     for start in range(0, slots, block_size):
         size = min(block_size, slots - start)
         logits, state = scorer.block(start, size, previous, state)
-        open_slots = tf.range(start, start + size) < length[:, tf.newaxis]  # [batch, size]
+        open_slots = tf.range(start, start + size) < tf.expand_dims(length, 1)  # [batch, size]
         picks, values, after = _greedy_block(scorer, logits, start, available, open_slots, state)
         if strategy == "assignment":
             picks, values, after = _assigned_block(
@@ -149,12 +149,13 @@ def _greedy_block(
     state: Any,
 ) -> tuple[tf.Tensor, tf.Tensor, Any]:
     """Picks [batch, size], the values of all candidates at each slot [batch, size, n], and the state."""
-    picks, values = [], []
-    for index in range(logits.shape[1]):
-        values.append(scorer.value(logits[:, index], start + index, state))
+    picks, values, n = [], [], tf.shape(available)[1]
+    by_slot = zip(tf.unstack(logits, axis=1), tf.unstack(open_slots, axis=1), strict=True)
+    for slot, (logits_there, is_open) in enumerate(by_slot, start):
+        values.append(scorer.value(logits_there, slot, state))
         best = tf.argmax(tf.where(available, values[-1], _IMPOSSIBLE), -1, output_type=tf.int32)
-        picks.append(tf.where(open_slots[:, index], best, -1))
-        available = available & ~_chosen(picks[-1][:, tf.newaxis], tf.shape(available)[1])
+        picks.append(tf.where(is_open, best, -1))
+        available = available & ~tf.one_hot(picks[-1], n, on_value=True, off_value=False)
         state = scorer.place(picks[-1], state)
     return tf.stack(picks, 1), tf.stack(values, 1), state
 
@@ -176,9 +177,10 @@ def _assigned_block(
     for _ in range(_ASSIGNMENT_ROUNDS):
         picks = exact_assignment(values, available, open_slots)
         after, rows = state, []
-        for index in range(logits.shape[1]):
-            rows.append(scorer.value(logits[:, index], start + index, after))
-            after = scorer.place(picks[:, index], after)
+        by_slot = zip(tf.unstack(logits, axis=1), tf.unstack(picks, axis=1), strict=True)
+        for slot, (logits_there, pick) in enumerate(by_slot, start):
+            rows.append(scorer.value(logits_there, slot, after))
+            after = scorer.place(pick, after)
         values = tf.stack(rows, 1)
         total = tf.reduce_sum(_picked(values, picks), -1)
         better = total > tf.reduce_sum(_picked(best[1], best[0]), -1)
@@ -209,7 +211,7 @@ def _beam_search(scorer: BlockScorer, mask: tf.Tensor, slots: int, block_size: i
     length = tf.repeat(tf.reduce_sum(tf.cast(mask, tf.int32), -1), width, axis=0)
     available = tf.repeat(mask, width, axis=0)
     state = tf.nest.map_structure(lambda part: tf.repeat(part, width, axis=0), scorer.begin())
-    total = tf.tile(tf.where(tf.range(width) == 0, 0.0, _IMPOSSIBLE)[tf.newaxis], [batch, 1])
+    total = tf.tile(tf.expand_dims(tf.where(tf.range(width) == 0, 0.0, _IMPOSSIBLE), 0), [batch, 1])
     order = tf.zeros([batch * width, 0], tf.int32)
     gains = tf.zeros([batch * width, 0])
     previous = None
@@ -218,23 +220,23 @@ def _beam_search(scorer: BlockScorer, mask: tf.Tensor, slots: int, block_size: i
         logits, state = scorer.block(start, size, previous, state)
         for index in range(size):
             values = scorer.value(logits[:, index], start + index, state)
-            open_slot = start + index < length[:, tf.newaxis]  # [batch * width, 1]
+            open_slot = start + index < tf.expand_dims(length, 1)  # [batch * width, 1]
             # A list that is full continues in one way: nothing more is placed.
             ways = tf.where(available & open_slot, values, _IMPOSSIBLE)
             ways = tf.where(open_slot | (tf.range(n) > 0), ways, 0.0)
             ways = tf.reshape(total, [-1, 1]) + ways
             total, best = tf.math.top_k(tf.reshape(ways, [batch, -1]), width)
-            rows = tf.reshape(best // n + tf.range(batch)[:, tf.newaxis] * width, [-1])
+            rows = tf.reshape(best // n + tf.expand_dims(tf.range(batch), 1) * width, [-1])
             picks = tf.reshape(best % n, [-1])
             state, available, logits, order, gains, values, length = tf.nest.map_structure(
                 lambda part, rows=rows: tf.gather(part, rows),
                 (state, available, logits, order, gains, values, length),
             )
             picks = tf.where(start + index < length, picks, -1)
-            gain = _picked(values[:, tf.newaxis], picks[:, tf.newaxis])
-            order = tf.concat([order, picks[:, tf.newaxis]], 1)
+            gain = _picked(tf.expand_dims(values, 1), tf.expand_dims(picks, 1))
+            order = tf.concat([order, tf.expand_dims(picks, 1)], 1)
             gains = tf.concat([gains, gain], 1)
-            available = available & ~_chosen(picks[:, tf.newaxis], n)
+            available = available & ~_chosen(tf.expand_dims(picks, 1), n)
             state = scorer.place(picks, state)
         previous = order[:, start : start + size]
     first = tf.range(batch) * width

@@ -27,7 +27,7 @@ def block_causal_mask(slots: int, block_size: int) -> tf.Tensor:
     [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
     """
     block = tf.range(slots) // block_size
-    return block[tf.newaxis, :] <= block[:, tf.newaxis]
+    return tf.expand_dims(block, 0) <= tf.expand_dims(block, 1)
 
 
 class KeyValue(NamedTuple):
@@ -35,6 +35,11 @@ class KeyValue(NamedTuple):
 
     keys: tf.Tensor
     values: tf.Tensor
+
+
+def _length(sequence: tf.Tensor) -> int | tf.Tensor:
+    """Of [batch, length, ...]; a number, and no operation, where it is known as a graph is built."""
+    return sequence.shape[1] or tf.shape(sequence)[1]
 
 
 @tf.keras.utils.register_keras_serializable("psad_tf")
@@ -69,8 +74,7 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         self.out = tf.keras.layers.Dense(dim, name="out")
 
     def _split(self, inputs: tf.Tensor) -> tf.Tensor:
-        shape = tf.shape(inputs)
-        inputs = tf.reshape(inputs, [shape[0], shape[1], self.num_heads, self.head_dim])
+        inputs = tf.reshape(inputs, [-1, _length(inputs), self.num_heads, self.head_dim])
         return tf.transpose(inputs, [0, 2, 1, 3])
 
     def project(self, sequence: tf.Tensor) -> KeyValue:
@@ -93,8 +97,7 @@ class MultiHeadAttention(tf.keras.layers.Layer):
         logits = tf.cast(logits, tf.float32) * (self.head_dim**-0.5)
         weights = tf.cast(masked_softmax(logits, mask), query.dtype)  # [batch, heads, q, k]
         heads = tf.transpose(tf.matmul(weights, memory.values), [0, 2, 1, 3])
-        shape = tf.shape(heads)
-        return self.out(tf.reshape(heads, [shape[0], shape[1], self.dim]))
+        return self.out(tf.reshape(heads, [-1, _length(heads), self.dim]))
 
     def get_config(self) -> dict[str, object]:
         return {**super().get_config(), "dim": self.dim, "num_heads": self.num_heads}
@@ -199,7 +202,7 @@ class DecoderLayer(tf.keras.layers.Layer):
         cache = self.self_attention.project(normed)
         if past is not None:
             cache = KeyValue(tf.concat([past.keys, cache.keys], 2), tf.concat([past.values, cache.values], 2))
-        attended = self.self_attention(normed, cache, self_mask[:, tf.newaxis])
+        attended = self.self_attention(normed, cache, tf.expand_dims(self_mask, 1))
         inputs = inputs + self.self_drop(attended, seed=seed)
         crossed = self.cross_attention(
             self.cross_norm(inputs), memory, memory_mask[:, tf.newaxis, tf.newaxis, :]

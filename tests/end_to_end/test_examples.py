@@ -7,8 +7,6 @@ import re
 import runpy
 import sys
 
-import nbclient
-import nbformat
 import pytest
 import tensorflow as tf
 
@@ -46,6 +44,9 @@ def test_the_readmes_python(tmp_path, monkeypatch):
 
 @pytest.mark.process
 def test_the_tutorial(tmp_path):
+    import nbclient  # a second of every collection otherwise
+    import nbformat
+
     notebook = nbformat.read(EXAMPLES / "tutorial.ipynb", as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":  # the tutorial's size is for a reader who waits a few minutes
@@ -59,6 +60,8 @@ def test_the_tutorial(tmp_path):
 
 
 def test_the_tutorial_is_committed_as_it_ran():
+    import nbformat
+
     notebook = nbformat.read(EXAMPLES / "tutorial.ipynb", as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))

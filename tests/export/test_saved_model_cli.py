@@ -34,22 +34,29 @@ def documented(specs: dict[str, tf.TensorSpec]) -> dict[str, tuple[str, list[int
     }
 
 
-@pytest.mark.process
-@pytest.mark.slow
-@pytest.mark.parametrize("signature", ["rerank_examples", "serving_default", "rerank_masked"])
-def test_saved_model_cli_shows_the_documented_inputs_and_outputs(
-    exported: pathlib.Path, signature: str
-) -> None:
+@pytest.fixture(scope="module")
+def sections(exported: pathlib.Path) -> dict[str, str]:
+    """What the tool prints of each signature."""
     done = subprocess.run(
-        [*TOOL, "--dir", str(exported), "--tag_set", "serve", "--signature_def", signature],
+        [*TOOL, "--dir", str(exported), "--all"],
         capture_output=True,
         text=True,
         check=True,
         timeout=200,
     )
+    _, *parts = re.split(r"signature_def\['(\w+)'\]:", done.stdout)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+@pytest.mark.process
+@pytest.mark.slow
+@pytest.mark.parametrize("signature", ["rerank_examples", "serving_default", "rerank_masked"])
+def test_saved_model_cli_shows_the_documented_inputs_and_outputs(
+    sections: dict[str, str], signature: str
+) -> None:
     shown: dict[str, dict[str, tuple[str, list[int]]]] = {"inputs": {}, "outputs": {}}
     tensors: dict[str, str] = {}
-    for kind, name, dtype, shape, tensor in TENSOR.findall(done.stdout):
+    for kind, name, dtype, shape, tensor in TENSOR.findall(sections[signature]):
         shown[kind][name] = dtype, [int(size) for size in shape.split(",") if size.strip()]
         tensors[name] = tensor
     specs = {

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import multiprocessing
 import pathlib
 import random
 import signal
 import socket
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ import tensorflow as tf
 
 from psad_tf.config import DataConfig, TrainConfig
 from tests import tiny
+from tests.psad_tf.training.train_process import psad_train
 
 SETTINGS = dataclasses.replace(
     tiny.smallest(slots=8, dropout=0.1),
@@ -27,9 +27,11 @@ SETTINGS = dataclasses.replace(
     checkpoint_steps=3,
 )
 STEPS = 24  # 192 training lists, 12 batches, 2 epochs
-TRAIN = ("psad_tf.cli", "train")
 
-# A dozen processes that each start TensorFlow.
+# Forks of a process that has imported TensorFlow, which takes seconds, and has not used it yet.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([psad_train.__module__])
+
 pytestmark = [pytest.mark.slow, pytest.mark.process, pytest.mark.timeout(900)]
 
 
@@ -38,17 +40,21 @@ def start(
     run: pathlib.Path,
     config: TrainConfig,
     *more: str,
-    module: tuple[str, ...] = TRAIN,
+    kill: tuple[str, int] | None = None,
     **environment: str,
-) -> subprocess.Popen:
+) -> BaseProcess:
     path = run.parent / f"{run.name}.json"
     path.write_text(json.dumps(config.to_dict()))
     options = ["--lists_dir", str(lists_dir), "--output_dir", str(run), "--config", str(path), *more]
-    return subprocess.Popen(
-        [sys.executable, "-m", *module, *options],
-        env={**os.environ, **environment},
-        stdout=subprocess.DEVNULL,
-    )
+    process = PROCESSES.Process(target=psad_train, args=(options, kill, environment), daemon=True)
+    process.start()
+    return process
+
+
+def end_of(process: BaseProcess, seconds: float = 280) -> int | None:
+    """Its exit code, None where it runs longer."""
+    process.join(seconds)
+    return process.exitcode
 
 
 def weights(run: pathlib.Path) -> dict[str, np.ndarray]:
@@ -68,7 +74,7 @@ def assert_equal_bit_for_bit(one: pathlib.Path, other: pathlib.Path) -> None:
 @pytest.fixture(scope="module")
 def straight(lists_dir, tmp_path_factory) -> pathlib.Path:
     run = tmp_path_factory.mktemp("straight") / "run"
-    assert start(lists_dir, run, SETTINGS).wait(240) == 0
+    assert end_of(start(lists_dir, run, SETTINGS)) == 0
     return run
 
 
@@ -78,12 +84,11 @@ def test_a_run_killed_by_sigkill_at_random_steps_ends_in_the_same_weights(lists_
     save = random.randrange(step + 3 - step % 3, STEPS + 1, SETTINGS.checkpoint_steps)
     kills = [("step", step), ("save", save)]
     print(f"kills: {kills}")  # shown when the test fails
-    for index, (how, at) in enumerate(kills):
+    for index, kill in enumerate(kills):
         resume = ["--resume"] if index else []
-        module = ("tests.psad_tf.training.killed_train", how, str(at), "--")
-        assert start(lists_dir, run, SETTINGS, *resume, module=module).wait(240) == -signal.SIGKILL
+        assert end_of(start(lists_dir, run, SETTINGS, *resume, kill=kill)) == -signal.SIGKILL
         assert not run.exists()
-    assert start(lists_dir, run, SETTINGS, "--resume").wait(240) == 0
+    assert end_of(start(lists_dir, run, SETTINGS, "--resume")) == 0
     assert_equal_bit_for_bit(straight, run)
     histories = [json.loads((each / "history.json").read_text()) for each in (straight, run)]
     for epoch in [*histories[0], *histories[1]]:
@@ -91,7 +96,7 @@ def test_a_run_killed_by_sigkill_at_random_steps_ends_in_the_same_weights(lists_
     assert histories[0] == histories[1]
 
 
-def start_workers(lists_dir, run: pathlib.Path, *more: str) -> list[subprocess.Popen]:
+def start_workers(lists_dir, run: pathlib.Path, *more: str) -> list[BaseProcess]:
     """Two workers on loopback."""
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", 0))
@@ -101,7 +106,7 @@ def start_workers(lists_dir, run: pathlib.Path, *more: str) -> list[subprocess.P
     return [start_worker(lists_dir, run, index, *more) for index in range(2)]
 
 
-def start_worker(lists_dir, run: pathlib.Path, index: int, *more: str) -> subprocess.Popen:
+def start_worker(lists_dir, run: pathlib.Path, index: int, *more: str) -> BaseProcess:
     addresses = json.loads((run.parent / "addresses.json").read_text())
     cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     config = dataclasses.replace(SETTINGS, distribution="multi_worker")
@@ -111,7 +116,7 @@ def start_worker(lists_dir, run: pathlib.Path, index: int, *more: str) -> subpro
 @pytest.fixture(scope="module")
 def two_workers(lists_dir, tmp_path_factory) -> pathlib.Path:
     run = tmp_path_factory.mktemp("two workers") / "run"
-    assert [process.wait(280) for process in start_workers(lists_dir, run)] == [0, 0]
+    assert [end_of(process) for process in start_workers(lists_dir, run)] == [0, 0]
     return run
 
 
@@ -129,12 +134,11 @@ def test_workers_that_are_killed_and_started_again_go_on_with_the_other_to_the_s
     for lost, step in ((0, 3), (1, 12)):
         checkpoint = tmp_path / "run.partial" / "checkpoints" / f"ckpt-{step}.index"
         until = time.monotonic() + 240
-        while (
-            not checkpoint.exists() and None in [each.poll() for each in workers] and time.monotonic() < until
-        ):
+        while not checkpoint.exists() and any(each.is_alive() for each in workers):
+            assert time.monotonic() < until
             time.sleep(0.01)  # waits for a file of another process
         workers[lost].kill()
-        assert workers[lost].wait() == -signal.SIGKILL and checkpoint.exists() and not run.exists()
+        assert end_of(workers[lost]) == -signal.SIGKILL and checkpoint.exists() and not run.exists()
         workers[lost] = start_worker(lists_dir, run, lost, "--resume", "--restarts", "1")
-    assert [each.wait(280) for each in workers] == [0, 0]
+    assert [end_of(each) for each in workers] == [0, 0]
     assert_equal_bit_for_bit(two_workers, run)
