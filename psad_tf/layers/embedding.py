@@ -37,7 +37,7 @@ class TableEmbedding(tf.keras.layers.Layer):
     def call(self, ids: tf.Tensor) -> tf.Tensor:
         """Looks up int32 `ids` [...] and gives [..., dim]."""
         rows = tf.cast(tf.gather(self.table, ids), self.compute_dtype)
-        return rows * tf.expand_dims(tf.cast(ids != 0, rows.dtype), -1)
+        return rows * tf.cast(ids != 0, rows.dtype)[..., tf.newaxis]
 
 
 class CompositionalEmbedding(tf.keras.layers.Layer):
@@ -78,7 +78,7 @@ class CompositionalEmbedding(tf.keras.layers.Layer):
         """Looks up int32 `ids` [...] and gives [..., dim]."""
         rows = tf.gather(self.quotients, ids // self.modulus) * tf.gather(self.remainders, ids % self.modulus)
         rows = tf.cast(rows, self.compute_dtype)
-        return rows * tf.expand_dims(tf.cast(ids != 0, rows.dtype), -1)
+        return rows * tf.cast(ids != 0, rows.dtype)[..., tf.newaxis]
 
 
 class FeatureEmbedding(tf.keras.layers.Layer):
@@ -132,4 +132,4 @@ class FeatureEmbedding(tf.keras.layers.Layer):
         if seed is None or self.rate == 0.0:
             return rows
         draw = hashed_uniform(tf.shape(rows)[:-1], seed, f"embedding/{label}{feature.name}")
-        return rows * tf.expand_dims(tf.cast(draw >= self.rate, rows.dtype), -1)
+        return rows * tf.cast(draw >= self.rate, rows.dtype)[..., tf.newaxis]

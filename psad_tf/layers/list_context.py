@@ -43,7 +43,7 @@ def relative_to_list(candidates: tf.Tensor, mask: tf.Tensor) -> list[tf.Tensor]:
     Returns:
         c_i - mean_j c_j and max_j c_j - c_i, [batch, n, d] each.
     """
-    present = tf.expand_dims(tf.cast(mask, candidates.dtype), -1)
+    present = tf.cast(mask, candidates.dtype)[..., tf.newaxis]
     count = tf.maximum(tf.reduce_sum(present, 1, keepdims=True), 1.0)
     mean = tf.reduce_sum(candidates * present, 1, keepdims=True) / count
     lowest = tf.constant(candidates.dtype.min, candidates.dtype)

@@ -50,7 +50,7 @@ def slot_availability(order: tf.Tensor, block_size: int, *, where: tf.Tensor) ->
     at_slot = tf.one_hot(order, tf.shape(where)[1])  # [batch, L, n]
     taken = tf.cumsum(at_slot, axis=1, exclusive=True)  # before slot l
     block_start = tf.range(slots) // block_size * block_size
-    return tf.expand_dims(where, 1) & (tf.gather(taken, block_start, axis=1) < 0.5)
+    return where[:, tf.newaxis] & (tf.gather(taken, block_start, axis=1) < 0.5)
 
 
 def slot_targets(labels: tf.Tensor, order: tf.Tensor, *, where: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -82,9 +82,9 @@ def slot_targets(labels: tf.Tensor, order: tf.Tensor, *, where: tf.Tensor) -> tu
     """
     filled = order >= 0
     grades = tf.gather(labels, tf.maximum(order, 0), batch_dims=1)  # [batch, L]
-    equals = where & (tf.expand_dims(labels, 1) == tf.expand_dims(grades, -1)) & tf.expand_dims(filled, -1)
+    equals = where & (labels[:, tf.newaxis] == grades[..., tf.newaxis]) & filled[..., tf.newaxis]
     count = tf.reduce_sum(tf.cast(equals, tf.float32), -1)
-    targets = tf.cast(equals, tf.float32) / tf.expand_dims(tf.maximum(count, 1.0), -1)
+    targets = tf.cast(equals, tf.float32) / tf.maximum(count, 1.0)[..., tf.newaxis]
     choice = count < tf.reduce_sum(tf.cast(where, tf.float32), -1)
     informative = filled & choice & (grades > 0.0)
     return targets, tf.cast(informative, tf.float32) * discount(order.shape[1])

@@ -37,7 +37,7 @@ def plackett_luce_loss(
     0.8959
     """
     left = slot_availability(order, 1, where=everywhere(scores, where))  # [batch, L, n]
-    totals = tf.reduce_logsumexp(tf.where(left, tf.expand_dims(scores, 1), LARGE_NEGATIVE), -1)
+    totals = tf.reduce_logsumexp(tf.where(left, scores[:, tf.newaxis], LARGE_NEGATIVE), -1)
     placed = tf.gather(scores, tf.maximum(order, 0), batch_dims=1)
     filled = tf.cast(order >= 0, tf.float32)
     return mean_of_lists(

@@ -23,7 +23,7 @@ def shown_order(shown_position: tf.Tensor, slots: int) -> tf.Tensor:
     >>> shown_order(tf.constant([[2, -1, 0]]), 3).numpy().tolist()
     [[2, -1, 0]]
     """
-    at_slot = tf.expand_dims(shown_position, 1) == tf.expand_dims(tf.range(slots), 1)  # [batch, S, n]
+    at_slot = shown_position[:, tf.newaxis] == tf.range(slots)[:, tf.newaxis]  # [batch, S, n]
     candidate = tf.argmax(tf.cast(at_slot, tf.int32), -1, output_type=tf.int32)
     return tf.where(tf.reduce_any(at_slot, -1), candidate, -1)
 

@@ -27,5 +27,5 @@ def unlikelihood(
     Reference: Welleck et al., "Neural Text Generation with Unlikelihood Training", ICLR 2020.
     """
     probabilities = masked_softmax(logits, where)
-    terms = -tf.math.log(tf.maximum(1.0 - probabilities, 1e-6)) * tf.expand_dims(negatives, 1)
+    terms = -tf.math.log(tf.maximum(1.0 - probabilities, 1e-6)) * negatives[:, tf.newaxis]
     return mean_of_lists(tf.reduce_sum(terms, -1), weights=weights)

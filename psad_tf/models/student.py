@@ -88,14 +88,14 @@ class StudentScorer(tf.keras.layers.Layer):
         """
         candidates, intent = profile.candidates, profile.intent
         items = tf.nn.relu(
-            self.candidate(candidates) + tf.expand_dims(self.intent(intent), 1)
+            self.candidate(candidates) + self.intent(intent)[:, tf.newaxis]
         )  # [batch, n, width]
-        first = scores = tf.squeeze(self.first(items), -1)
+        first = scores = self.first(items)[..., 0]
         factors = self.above.factors(items) if self.config.context == "above" else None
         for refine in self.refine:
             context = self._context(items, candidates, scores, factors, mask, seed)
-            parts = tf.concat([items, *context, tf.expand_dims(scores, -1)], -1)
-            scores = first + tf.squeeze(refine(parts, seed=seed), -1)
+            parts = tf.concat([items, *context, scores[..., tf.newaxis]], -1)
+            scores = first + refine(parts, seed=seed)[..., 0]
         scores = tf.cast(scores, tf.float32)
         offset = tf.cast(self.calibration(intent), tf.float32)
         scale = tf.nn.softplus(tf.cast(self.calibration_scale, tf.float32))

@@ -152,7 +152,7 @@ class Teacher(tf.keras.layers.Layer):
         return Memory(
             items=items,
             keys=self.pointer_key(items),
-            bias=tf.squeeze(self.value_bias(items), -1),
+            bias=self.value_bias(items)[..., 0],
             pairs=self._pairs(items),
             cross=[layer.cross_attention.project(items) for layer in self.decoder_layers],
             positions=profile.positions,
@@ -204,8 +204,8 @@ class Teacher(tf.keras.layers.Layer):
             float32 [batch, L, n], not yet masked by what is placed.
         """
         states = self._forced_states(memory, order, block_size or self.config.block_size, seed)
-        bias = tf.cast(tf.squeeze(self.policy_bias(memory.items), -1), tf.float32)
-        return self._point(self.policy_query(states), memory) + tf.expand_dims(bias, 1)
+        bias = tf.cast(self.policy_bias(memory.items)[..., 0], tf.float32)
+        return self._point(self.policy_query(states), memory) + bias[:, tf.newaxis]
 
     def generate(
         self,
@@ -235,7 +235,7 @@ class Teacher(tf.keras.layers.Layer):
         slots = order.shape[1]
         block_size = min(block_size, slots)
         inputs = self._inputs(memory, 0, slots, order[:, : slots - block_size], block_size)
-        seen = block_causal_mask(slots, block_size) & tf.expand_dims(order >= 0, 1)
+        seen = block_causal_mask(slots, block_size) & (order >= 0)[:, tf.newaxis]
         return self._run(inputs, None, seen, memory, seed)[0]
 
     def _inputs(
@@ -248,10 +248,10 @@ class Teacher(tf.keras.layers.Layer):
         """
         parts = []
         if lead:
-            parts.append(tf.repeat(tf.expand_dims(memory.start, 1), min(lead, size), axis=1))
+            parts.append(tf.repeat(memory.start[:, tf.newaxis], min(lead, size), axis=1))
         if placed is not None and placed.shape[1]:
             items = self.placed_item(tf.gather(memory.items, tf.maximum(placed, 0), batch_dims=1))
-            parts.append(items * tf.expand_dims(tf.cast(placed >= 0, items.dtype), -1))
+            parts.append(items * tf.cast(placed >= 0, items.dtype)[..., tf.newaxis])
         inputs = parts[0] if len(parts) == 1 else tf.concat(parts, 1)
         return inputs + memory.positions[:, start : start + size]
 
@@ -305,22 +305,22 @@ class _CachedScorer:
         teacher, memory = self.teacher, state.memory
         placed = None if previous is None else previous[:, :size]
         inputs = teacher._inputs(memory, start, size, placed, size if previous is None else 0)
-        seen = tf.repeat(tf.expand_dims(memory.filled(start + size), 1), size, axis=1)
+        seen = tf.repeat(memory.filled(start + size)[:, tf.newaxis], size, axis=1)
         states, caches = teacher._run(inputs, state.caches or None, seen, memory)
         logits = teacher._point(teacher.value_query(states), memory)
-        logits += tf.expand_dims(tf.cast(memory.bias, tf.float32), 1)
+        logits += tf.cast(memory.bias, tf.float32)[:, tf.newaxis]
         return logits, state._replace(caches=caches)
 
     def value(self, logits: tf.Tensor, slot: int, state: _State) -> tf.Tensor:
         influence = self.teacher.pair_influence
         if influence is not None:
-            pair = influence(state.placed, state.memory.pairs.targets)
-            logits += tf.cast(tf.squeeze(pair, 1), tf.float32)
-        return tf.squeeze(self.teacher.position_bias(tf.expand_dims(logits, 1), slot), 1)
+            pair = influence(state.placed, state.memory.pairs.targets)[:, 0]
+            logits += tf.cast(pair, tf.float32)
+        return self.teacher.position_bias(logits[:, tf.newaxis], slot)[:, 0]
 
     def place(self, picks: tf.Tensor, state: _State) -> _State:
         influence = self.teacher.pair_influence
         if influence is None:
             return state
-        source = influence.at(state.memory.pairs.sources, tf.expand_dims(picks, 1))
+        source = influence.at(state.memory.pairs.sources, picks[:, tf.newaxis])
         return state._replace(placed=state.placed + source)

@@ -331,7 +331,11 @@ def test_a_tutor_of_another_architecture_is_refused():
 
 @pytest.mark.slow
 def test_a_steps_gradients_are_the_same_bits_however_often_they_are_computed():
-    """Threads may end in any order; sums may not depend on it."""
+    """Threads may end in any order; sums may not depend on it.
+
+    Of three gradients or more, TensorFlow's AddN starts with one whose buffer it may overwrite. Those of
+    `tf.squeeze` and `tf.expand_dims` share a buffer, which comes free at no certain time; slices' do not.
+    """
     model, batch = compiled(tiny.config(slots=4, dropout=0.1)), tiny.batch(16, 8)
 
     @tf.function
