@@ -60,7 +60,7 @@ class PreprocessOptions:
         time_zone: Of ISO 8601 times that name none, as `UTC` or `Europe/Berlin`; "" makes them dead letters.
         max_dropped: Largest share of the records of a kind that may be dead letters; copies of a record that
             was kept do not count. More fails the job.
-        compression_level: Of the gzip files, 1 (fast) to 9 (small).
+        compression_level: Of the gzip files, 1 (fast) to 3 (small), as ISA-L counts.
         buffer_bytes: Memory for sorting the values of one key; more are sorted on local disk.
         side_input_bytes: Item files of more bytes than this are joined by a shuffle instead of being held by
             each worker.
@@ -76,7 +76,7 @@ class PreprocessOptions:
     latest_time: int | None = None
     time_zone: str = ""
     max_dropped: float = 0.01
-    compression_level: int = 4
+    compression_level: int = 1
     buffer_bytes: int = 48 << 20
     side_input_bytes: int = 64 << 20
 
@@ -88,7 +88,7 @@ class PreprocessOptions:
             ("min_candidates", 1, None),
             ("session_gap_seconds", 1, None),
             ("buffer_bytes", 1, None),
-            ("compression_level", 1, 9),
+            ("compression_level", 1, 3),
             ("max_dropped", 0, 1),
         ):
             value = getattr(self, name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import hashlib
 import types
 import uuid
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 
 from apache_beam.io.filesystem import CompressionTypes
 from apache_beam.io.filesystems import FileSystems
+from isal import igzip
 
 from psad_tf.beam.compat import write_tfrecord
 
@@ -52,7 +52,7 @@ class OutputFile:
     Args:
         folder: The output folder, on any Beam file system.
         name: Path of the file inside it, as it will be called.
-        gzip_level: 1 to 9 for gzip, 0 for none.
+        gzip_level: 1 to 3 for gzip by ISA-L, 0 for none.
     """
 
     def __init__(self, folder: str, name: str, gzip_level: int = 0) -> None:
@@ -64,7 +64,7 @@ class OutputFile:
         self._bytes = 0
         sink: Any = types.SimpleNamespace(write=self._put, close=lambda: None)
         # Neither name nor time, so that the same records give the same bytes.
-        self._file = gzip.GzipFile("", "wb", gzip_level, sink, mtime=0) if gzip_level else sink
+        self._file = igzip.IGzipFile("", "wb", gzip_level, sink, mtime=0) if gzip_level else sink
 
     def __enter__(self) -> OutputFile:
         return self

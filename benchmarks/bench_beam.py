@@ -51,7 +51,7 @@ from psad_tf.files import write_json
 PLAIN, BEAM, PROCESSES = "plain writer", "Beam, one process", "Beam, two worker processes"
 FLINK = "Beam, Flink with two task managers"
 ENGINES = (PLAIN, BEAM, PROCESSES, FLINK)
-LEVEL = 4
+LEVEL = 4  # of zlib: files of the size that the job writes (its own default, by ISA-L)
 LISTS_A_SHARD = 5_000
 JARS = os.path.join(".cache", "flink", "jars")
 
@@ -136,7 +136,7 @@ def measure(engine: str, raw: str, output: str) -> dict[str, Any]:
 
         with open(os.path.join(raw, "impressions.jsonl"), "rb") as file:
             lists = sum(1 for _ in file)
-        options = PreprocessOptions(compression_level=LEVEL, num_shards=max(4, lists // LISTS_A_SHARD))
+        options = PreprocessOptions(num_shards=max(4, lists // LISTS_A_SHARD))
 
         def run() -> int:
             manifest = preprocess(raw, output, declaration, options=options, pipeline_options=flags)

@@ -27,6 +27,7 @@ This module imports nothing of the library but its error.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -186,15 +187,20 @@ class FeatureDeclaration:
         )
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The name on the wire of every declared feature: context, candidate, history; categorical first."""
+    def name_groups(self) -> tuple[tuple[str, ...], ...]:
+        """Names on the wire of the features of context, candidates and history: categorical, dense."""
         history = self.history
         groups: tuple[tuple[str, Sequence[CategoricalFeature | DenseFeature]], ...] = (
             *(("", each) for each in (self.context_categorical, self.context_dense)),
             *(("", each) for each in (self.candidate_categorical, self.candidate_dense)),
             *((HISTORY_PREFIX, each) for each in (history.categorical, history.dense)),
         )
-        return tuple(prefix + feature.name for prefix, group in groups for feature in group)
+        return tuple(tuple(prefix + feature.name for feature in group) for prefix, group in groups)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name on the wire of every declared feature, in the order of `name_groups`."""
+        return tuple(itertools.chain.from_iterable(self.name_groups))
 
     @property
     def raw_widths(self) -> dict[str, dict[str, int]]:

@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.01,
         help="a larger share of dead letters of a kind fails the job",
     )
-    parser.add_argument("--compression_level", type=int, default=4, help="of the gzip files, 1 to 9")
+    parser.add_argument("--compression_level", type=int, default=1, help="of the gzip files, 1 to 3")
     parser.add_argument(
         "beam_options", nargs="*", metavar="-- BEAM_OPTION",
         help="options of Beam after --, for instance -- --runner=DataflowRunner --project=p",

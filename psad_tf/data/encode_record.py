@@ -37,6 +37,7 @@ from psad_tf.features import (
 NAN = float("nan")
 REMEMBERED_ITEMS = 50_000
 _HOUR, _DAY = 3600, 86400
+_MOMENT = struct.Struct(">Q")
 
 Strings = tuple[bytes, ...]
 
@@ -109,6 +110,7 @@ class RecordEncoder:
         # By name, so that ties fall the same way for a client that knows the names but not their order.
         self._feedback_names = sorted(name for name in self._history_dense if name != AGE_SECONDS)
         self._interaction = struct.Struct(f"<{len(self._feedback_names)}f")
+        self._of_item = slice(8, -self._interaction.size or None)
         self._categorical = declaration.candidate_categorical
         self._own_categorical = [
             (index, feature)
@@ -138,7 +140,7 @@ class RecordEncoder:
 
     def past_item(self, interaction: bytes) -> str:
         """The item of an interaction that `interaction` made."""
-        return text_of(interaction[8 : len(interaction) - self._interaction.size])
+        return text_of(interaction[self._of_item])
 
     def history(self, interactions: Iterable[bytes], time: int, length: int) -> list[bytes]:
         """The last `length` interactions before `time`, oldest first."""
@@ -176,28 +178,30 @@ class RecordEncoder:
         history_categorical, history_dense = self._history(history, time)
         own_feedback = data.get("feedback")
         shown_position = shown_positions(candidates)
+        item_of, label, score_at = self.item, self._label, self._score_at
+        own_dense, own_names = self._own_dense, self._own_names
         categorical, dense, labels = [], [], []
         unknown = 0
         for candidate, position in zip(candidates, shown_position, strict=True):
-            item = self.item(candidate[ITEM_ID])
-            unknown += not item.known
-            values, numbers = item.categorical, list(item.dense)
-            if self._score_at >= 0:
-                numbers[self._score_at] = number(candidate.get(INITIAL_SCORE))
-            features = candidate.get("features")
+            item_id, features = candidate[ITEM_ID], candidate.get("features")
+            is_known, values, item_numbers, _ = item_of(item_id)
+            unknown += not is_known
+            numbers = list(item_numbers)
+            if score_at >= 0:
+                numbers[score_at] = number(candidate.get(INITIAL_SCORE))
             if features:
-                for index, name in self._own_dense:
+                for index, name in own_dense:
                     value = features.get(name)
                     if value is not None:
                         numbers[index] = value
-                if not self._own_names.isdisjoint(features):
+                if not own_names.isdisjoint(features):
                     values = self._overridden(values, features)
             categorical.append(values)
             dense.append(tuple(numbers))
             feedback = candidate.get("feedback") or {}
-            if own_feedback and candidate[ITEM_ID] in own_feedback:
-                feedback = feedback | own_feedback[candidate[ITEM_ID]]
-            labels.append(self._label(feedback) if position >= 0 else (0.0, 0.0))
+            if own_feedback and item_id in own_feedback:
+                feedback = feedback | own_feedback[item_id]
+            labels.append(label(feedback) if position >= 0 else (0.0, 0.0))
         return ListValues(
             data["request_id"], time, context_categorical, context_dense, history_categorical, history_dense,
             categorical, dense, labels, shown_position, unknown,
@@ -206,15 +210,16 @@ class RecordEncoder:
     def _history(
         self, interactions: Sequence[bytes], time: int
     ) -> tuple[list[tuple[Strings, ...]], list[list[float]]]:
-        size = self._interaction.size
-        categorical, ages, feedback = [], [], []
-        for each in reversed(interactions):
-            end = len(each) - size
-            categorical.append(self._past(each[8:end]))
-            ages.append(float(time - int.from_bytes(each[:8], "big")))
-            feedback.append(self._interaction.unpack_from(each, end))
-        columns = [list(each) for each in zip(*feedback, strict=True)] or [[] for _ in self._feedback_names]
-        numbers = {AGE_SECONDS: ages, **dict(zip(self._feedback_names, columns, strict=True))}
+        past, of_item, size = self._past, self._of_item, self._interaction.size
+        newest_first = interactions[::-1]
+        categorical = [past(each[of_item]) for each in newest_first]
+        now, moments = float(time), _MOMENT.iter_unpack(b"".join([each[:8] for each in newest_first]))
+        columns: Iterable[Iterable[float]] = [() for _ in self._feedback_names]
+        if size and newest_first:
+            feedback = self._interaction.iter_unpack(b"".join([each[-size:] for each in newest_first]))
+            columns = zip(*feedback, strict=True)
+        numbers = {AGE_SECONDS: [now - moment for (moment,) in moments]}
+        numbers |= zip(self._feedback_names, map(list, columns), strict=True)
         return categorical, [numbers[name] for name in self._history_dense]
 
     def _overridden(self, values: tuple[Strings, ...], features: Mapping[str, Any]) -> tuple[Strings, ...]:

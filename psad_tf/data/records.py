@@ -347,6 +347,28 @@ def _check_positions(
     candidates: Sequence[Mapping[str, Any]], feedback: Mapping[str, Mapping[str, Any] | None]
 ) -> None:
     """Checks the slots of a list, and that what was not shown has no feedback."""
+    given = [position for each in candidates if (position := each.get("position")) is not None]
+    if not given:
+        return
+    whole = set(map(type, given)) == {int}
+    if not (whole and len(set(given)) == len(given) and 0 <= min(given) <= max(given) < len(candidates)):
+        _check_each_position(candidates)
+    if len(given) == len(candidates):
+        return
+    for index, candidate in enumerate(candidates):
+        if candidate.get("position") is None:
+            both = [candidate.get("feedback"), feedback.get(candidate["item_id"])]
+            names = sorted({name for each in both for name in present(each)})
+            if names:
+                raise RecordError(
+                    "feedback_for_item_not_shown",
+                    f"candidates[{index}].feedback: {', '.join(names)} of a candidate that has no position, "
+                    "so was not shown, where others have one",
+                )
+
+
+def _check_each_position(candidates: Sequence[Mapping[str, Any]]) -> None:
+    """The slower check, which names a mistake."""
     taken = set()
     for index, candidate in enumerate(candidates):
         position = candidate.get("position")
@@ -363,18 +385,6 @@ def _check_positions(
         if position in taken:
             raise RecordError("duplicate_position", f"{where}: slot {position} is already taken")
         taken.add(position)
-    if not taken:
-        return
-    for index, candidate in enumerate(candidates):
-        if candidate.get("position") is None:
-            given = [candidate.get("feedback"), feedback.get(candidate["item_id"])]
-            names = sorted({name for each in given for name in present(each)})
-            if names:
-                raise RecordError(
-                    "feedback_for_item_not_shown",
-                    f"candidates[{index}].feedback: {', '.join(names)} of a candidate that has no position, "
-                    "so was not shown, where others have one",
-                )
 
 
 def _check_position(position: Any, where: str) -> None:
