@@ -7,8 +7,7 @@ split: the same bytes whatever the number of workers.
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -61,11 +60,10 @@ def WriteLists(
 class _WriteLists(CountingDoFn):
     def setup(self) -> None:
         self._serialize = ListSerializer(self.declaration)
-        # Of the groups: categorical and dense in turn.
-        kinds: Iterable[Callable[[Any], bool]] = itertools.cycle((any, _is_number))
+        kinds: Sequence[Callable[[Any], bool]] = (any, _is_number) * 3  # categorical and dense in turn
         self._coverage = [
             ([f"coverage/{name}" for name in names], has_value)
-            for names, has_value in zip(self.declaration.name_groups, kinds)  # noqa: B905 - one is endless
+            for names, has_value in zip(self.declaration.name_groups, kinds, strict=True)
         ]
         self._label_names = frozenset(rule.feedback for rule in self.declaration.label.grades)
 

@@ -64,7 +64,7 @@ class _JoinHistories(CountingDoFn):
                 request = Request.of(value)
                 # Each shard holds a range of digests.
                 shard = int.from_bytes(request.digest[:4], "big") * self.options.num_shards >> 32
-                yield shard, joined(value, user, history)
+                yield shard, joined(value, request.digest, user, history)
                 if needed:
                     yield from self._need(request, history, shard)
             elif order != ATTRIBUTES:
@@ -108,7 +108,7 @@ class Joined(NamedTuple):
         return cls(Request.of(value[17:end]), *marshal.loads(PACKER.unpack(value[end:-4])))
 
 
-def joined(request: bytes, user: bytes | None, history: Iterable[bytes]) -> bytes:
+def joined(request: bytes, digest: bytes, user: bytes | None, history: Iterable[bytes]) -> bytes:
     """The bytes of a `Joined` of a travelling impression; they sort by digest, time and copy."""
     known = PACKER.pack(marshal.dumps((user, list(history))))
-    return b"".join((LIST, Request.of(request).digest, request, known, len(known).to_bytes(4, "big")))
+    return b"".join((LIST, digest, request, known, len(known).to_bytes(4, "big")))
