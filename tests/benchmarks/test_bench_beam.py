@@ -33,6 +33,7 @@ def test_the_table_shows_speed_memory_growth_and_the_share_of_the_plain_writer()
     ]
 
 
+@pytest.mark.slow
 def test_every_engine_is_measured_and_both_writers_write_equal_lists(tmp_path: Any) -> None:
     from psad_tf.datasets.simulator import simulate
 

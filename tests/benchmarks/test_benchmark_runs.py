@@ -64,6 +64,7 @@ def test_calls_are_timed_in_turn_and_compared_with_the_reference():
     assert all(len(seconds) == 5 for seconds in times.values())
 
 
+@pytest.mark.slow
 def test_a_compiled_call_gives_what_the_model_gives():
     batch = random_batch(tiny.DECLARATION, tiny.SIZES, 2, 5)
     model = tiny.model()

@@ -139,6 +139,7 @@ def test_compose_and_kubernetes_run_the_same_server() -> None:
     assert compose()["image"] == container()["image"] == "tensorflow/serving:2.15.1"
 
 
+@pytest.mark.slow
 def test_compose_follows_the_schema_of_a_service() -> None:
     import jsonschema
 

@@ -2,6 +2,8 @@ import dataclasses
 import json
 import random
 
+import pytest
+
 import psad_tf.beam.transforms.rows as rows_module
 from psad_tf.beam.options import PreprocessOptions
 from psad_tf.beam.pipeline import preprocess
@@ -63,6 +65,7 @@ def _items(found):
     return [logs.values(example, "item_id")[0] for example in found.examples]
 
 
+@pytest.mark.slow
 def test_rows_of_a_request_make_the_list_that_the_whole_record_makes(tmp_path):
     data = logs.records()
     raw = logs.write_folder(tmp_path / "whole", data)

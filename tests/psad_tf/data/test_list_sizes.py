@@ -102,6 +102,7 @@ def padded_candidates(lengths: dict[int, int], sizes: tuple[int, ...]) -> int:
     return sum(count * min(size for size in sizes if size >= length) for length, count in lengths.items())
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.integers(1, 40), st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 30))
 def test_chosen_sizes_hold_every_list_and_pad_least_for_their_number(lengths, min_size):

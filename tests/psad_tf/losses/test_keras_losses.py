@@ -48,6 +48,7 @@ def test_a_loss_survives_serialization(loss):
     assert type(again) is type(loss) and again.get_config() == loss.get_config()
 
 
+@pytest.mark.slow
 def test_a_stock_model_trains_with_one_and_is_saved_with_it(tmp_path):
     tf.keras.utils.set_random_seed(1)
     features = np.random.default_rng(1).normal(size=(64, 5, 3)).astype(np.float32)

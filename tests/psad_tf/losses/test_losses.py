@@ -109,6 +109,7 @@ def test_pointwise_loss_of_a_hand_computed_case():
     assert float(loss) == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2, rel=1e-5)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 8), slots=st.integers(1, 8), block=st.integers(1, 8))
 def test_padding_changes_no_loss(seed, n, slots, block):

@@ -21,6 +21,7 @@ def model() -> PSAD:
     return tiny.model()
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     lists=st.integers(1, 5), candidates=st.integers(1, 9), extra=st.integers(0, 4), seed=st.integers(0, 99)

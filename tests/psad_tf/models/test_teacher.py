@@ -138,6 +138,7 @@ def values_of(model: PSAD, order: list[int], block_size: int) -> np.ndarray:
     return model.teacher.shown_values(memory, tf.constant([order]), block_size).numpy()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair_term", [False, True])
 @pytest.mark.parametrize("block_size", [1, 2, 3])
 def test_only_earlier_items_move_a_value_and_inside_a_block_only_by_the_pair_term(block_size, pair_term):

@@ -85,6 +85,7 @@ values = st.one_of(st.none(), texts, st.integers(0, 9), st.floats(0, 9), st.list
 candidates = st.lists(st.sampled_from(IDS), unique=True, min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(
     log=st.lists(interactions, max_size=9),

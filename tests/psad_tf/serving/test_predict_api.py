@@ -248,6 +248,7 @@ def test_reflection_lists_the_services_and_describes_them(channel: grpc.Channel)
     assert "Predict" in [method.name for service in file.service for method in service.method]
 
 
+@pytest.mark.slow
 @settings(
     max_examples=150,
     deadline=None,
