@@ -101,7 +101,7 @@ def _cell(facts: Mapping[str, Any] | None) -> str:
 
 
 def draw(found: Found, path: str, order: Sequence[str]) -> None:
-    """A panel for all shown and one for some, of the log that most baselines learned from: worst to best."""
+    """A panel for all shown and one for some, of the log that most baselines' runs learned from."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
@@ -110,8 +110,15 @@ def draw(found: Found, path: str, order: Sequence[str]) -> None:
     for shown in ("all", "6"):
         with_student = [lists for lists in of_world if "student" in of_world[lists].get(shown, {})]
         if with_student:
-            colors = {lists: [_color(name) for name in of_world[lists][shown]] for lists in with_student}
-            lists = max(with_student, key=lambda lists: (colors[lists].count(_BASELINE), int(lists)))
+            runs = {
+                lists: sum(
+                    len(facts["seeds"])
+                    for name, facts in of_world[lists][shown].items()
+                    if _color(name) == _BASELINE
+                )
+                for lists in with_student
+            }
+            lists = max(with_student, key=lambda lists: (runs[lists], int(lists)))
             panels.append((f"{int(lists):,} logged lists, {shown} of 20 shown", of_world[lists][shown]))
     if not panels:
         return
