@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import os
 import pathlib
 import random
 import signal
 import socket
 import time
 from multiprocessing.process import BaseProcess
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -47,11 +49,13 @@ def start(
     path.write_text(json.dumps(config.to_dict()))
     options = ["--lists_dir", str(lists_dir), "--output_dir", str(run), "--config", str(path), *more]
     process = PROCESSES.Process(target=psad_train, args=(options, kill, environment), daemon=True)
-    process.start()
+    # As the command does before it imports TensorFlow: with these kernels sums are rounded differently.
+    with mock.patch.dict(os.environ, TF_ENABLE_ONEDNN_OPTS="0"):
+        process.start()
     return process
 
 
-def end_of(process: BaseProcess, seconds: float = 280) -> int | None:
+def end_of(process: BaseProcess, seconds: float = 240) -> int | None:
     """Its exit code, None where it runs longer."""
     process.join(seconds)
     return process.exitcode
@@ -116,7 +120,7 @@ def start_worker(lists_dir, run: pathlib.Path, index: int, *more: str) -> BasePr
 @pytest.fixture(scope="module")
 def two_workers(lists_dir, tmp_path_factory) -> pathlib.Path:
     run = tmp_path_factory.mktemp("two workers") / "run"
-    assert [end_of(process) for process in start_workers(lists_dir, run)] == [0, 0]
+    assert [end_of(process, 280) for process in start_workers(lists_dir, run)] == [0, 0]
     return run
 
 
@@ -140,5 +144,5 @@ def test_workers_that_are_killed_and_started_again_go_on_with_the_other_to_the_s
         workers[lost].kill()
         assert end_of(workers[lost]) == -signal.SIGKILL and checkpoint.exists() and not run.exists()
         workers[lost] = start_worker(lists_dir, run, lost, "--resume", "--restarts", "1")
-    assert [end_of(each) for each in workers] == [0, 0]
+    assert [end_of(each, 280) for each in workers] == [0, 0]
     assert_equal_bit_for_bit(two_workers, run)

@@ -8,9 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# As the command does before it imports TensorFlow: with these kernels sums are rounded differently.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
 from tensorflow.python.checkpoint import checkpoint_management
 
 from psad_tf.cli.main import main
