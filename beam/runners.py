@@ -81,9 +81,9 @@ def check_job_server(options: PipelineOptions) -> None:
     """
     portable = options.view_as(PortableOptions)
     endpoint = portable.job_endpoint
-    given = portable.get_all_options(drop_default=True, retain_unknown_options=True)
     if not endpoint or endpoint == "embed":
         return
+    given = portable.get_all_options(drop_default=True, retain_unknown_options=True)
     with grpc.insecure_channel(endpoint) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=given.get("job_server_timeout", 10))
