@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import tensorflow as tf
 
 from psad_tf.decoding.assignment import exact_assignment
+from psad_tf.layers.slots import put
 
 STRATEGIES = ("greedy", "assignment", "beam")
 _IMPOSSIBLE = -1e30
@@ -22,23 +23,28 @@ class BlockScorer(Protocol):
     """One model's way through a list. Every tensor of a state has the batch as its first axis."""
 
     def begin(self) -> Any:
-        """The state before the first block: a nest of tensors, [batch, ...] each."""
+        """The state before the first block: a nest of tensors, [batch, ...] each.
 
-    def block(self, start: int, size: int, previous: tf.Tensor | None, state: Any) -> tuple[tf.Tensor, Any]:
+        Later states have the same shapes: one graph computes all blocks.
+        """
+
+    def block(
+        self, start: int | tf.Tensor, size: int, previous: tf.Tensor, state: Any
+    ) -> tuple[tf.Tensor, Any]:
         """What is known of the slots `start` to `start + size - 1` before any of them is filled.
 
         Args:
-            start: The block's first slot.
+            start: The block's first slot, an int32 scalar.
             size: The block's slots.
-            previous: int32 [batch, K], the candidates of the block before, -1 where empty; None for the
-                first block.
+            previous: int32 [batch, K], the candidates of the block before, -1 where empty and in the first
+                block.
             state: What the step before returned.
 
         Returns:
             float32 [batch, size, n] logits, and the new state.
         """
 
-    def value(self, logits: tf.Tensor, slot: int, state: Any) -> tf.Tensor:
+    def value(self, logits: tf.Tensor, slot: int | tf.Tensor, state: Any) -> tf.Tensor:
         """The expected gain in (0, 1) of each candidate at a slot: float32 [batch, n].
 
         Args:
@@ -77,6 +83,8 @@ def decode(
 ) -> Decoded:
     """Generates a list of large value in ceil(L / K) blocks.
 
+    The graph has the blocks of K slots once, as a loop.
+
     Args:
         scorer: The model.
         mask: bool [batch, n], false at padding; padding is never chosen, nothing is chosen twice.
@@ -100,25 +108,73 @@ def decode(
         raise ValueError(f"block_size and beam_width must be at least 1, got {block_size} and {beam_width}")
     if strategy == "beam":
         return _beam_search(scorer, mask, slots, block_size, beam_width)
-    length = tf.reduce_sum(tf.cast(mask, tf.int32), -1)
-    available, state, previous = mask, scorer.begin(), None
-    orders, gains, last = [], [], tf.zeros(tf.shape(mask))
-    for start in range(0, slots, block_size):
-        size = min(block_size, slots - start)
-        logits, state = scorer.block(start, size, previous, state)
-        open_slots = tf.range(start, start + size) < tf.expand_dims(length, 1)  # [batch, size]
-        picks, values, after = _greedy_block(scorer, logits, start, available, open_slots, state)
+    length = tf.reduce_sum(tf.cast(mask, tf.int32), -1, keepdims=True)
+
+    def fill(start: tf.Tensor, size: int, written: _Written) -> _Written:
+        logits, state = scorer.block(start, size, written.previous, written.state)
+        there = start + tf.range(size)
+        open_slots = there < length  # [batch, size]
+        picks, values, after = _greedy_block(scorer, logits, start, written.available, open_slots, state)
         if strategy == "assignment":
             picks, values, after = _assigned_block(
-                scorer, logits, start, available, open_slots, state, (picks, values, after)
+                scorer, logits, start, written.available, open_slots, state, (picks, values, after)
             )
-        state, last = after, values[:, -1]
-        orders.append(picks)
-        gains.append(_picked(values, picks))
-        available = available & ~_chosen(picks, tf.shape(mask)[1])
-        previous = picks
-    order = tf.concat(orders, 1)
-    return Decoded(order, tf.concat(gains, 1), ranking_scores(order, last, mask))
+        return _Written(
+            available=written.available & ~_chosen(picks, tf.shape(mask)[1]),
+            state=after,
+            previous=picks,
+            order=put(written.order, picks, start),
+            values=put(written.values, _picked(values, picks), start),
+            last=values[:, -1],
+        )
+
+    def fill_whole(start: tf.Tensor, written: _Written) -> tuple[tf.Tensor, _Written]:
+        filled = fill(start, block_size, written)
+        tf.nest.map_structure(lambda new, old: new.set_shape(old.shape), filled, written)
+        return start + block_size, filled
+
+    batch = tf.shape(mask)[0]
+    written = _Written(
+        available=mask,
+        state=scorer.begin(),
+        previous=tf.fill([batch, block_size], -1),
+        order=tf.fill([batch, slots], -1),
+        values=tf.zeros([batch, slots]),
+        last=tf.zeros(tf.shape(mask)),
+    )
+    blocks, start = slots // block_size, tf.constant(0)
+    if blocks > 1:
+        start, written = tf.while_loop(
+            lambda start, _: start < blocks * block_size,
+            fill_whole,
+            (start, written),
+            maximum_iterations=blocks,
+        )
+    elif blocks:
+        start, written = fill_whole(start, written)
+    if slots % block_size:
+        written = fill(start, slots % block_size, written)
+    return Decoded(written.order, written.values, ranking_scores(written.order, written.last, mask))
+
+
+class _Written(NamedTuple):
+    """A list up to some block.
+
+    Attributes:
+        available: bool [batch, n], what may still be placed.
+        state: The scorer's.
+        previous: int32 [batch, K], the last block's candidates.
+        order: int32 [batch, L], -1 where nothing is placed yet.
+        values: float32 [batch, L].
+        last: float32 [batch, n], every candidate's value at the last slot.
+    """
+
+    available: tf.Tensor
+    state: Any
+    previous: tf.Tensor
+    order: tf.Tensor
+    values: tf.Tensor
+    last: tf.Tensor
 
 
 def ranking_scores(order: tf.Tensor, left_out: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
@@ -143,7 +199,7 @@ def ranking_scores(order: tf.Tensor, left_out: tf.Tensor, mask: tf.Tensor) -> tf
 def _greedy_block(
     scorer: BlockScorer,
     logits: tf.Tensor,
-    start: int,
+    start: tf.Tensor,
     available: tf.Tensor,
     open_slots: tf.Tensor,
     state: Any,
@@ -151,8 +207,8 @@ def _greedy_block(
     """Picks [batch, size], the values of all candidates at each slot [batch, size, n], and the state."""
     picks, values, n = [], [], tf.shape(available)[1]
     by_slot = zip(tf.unstack(logits, axis=1), tf.unstack(open_slots, axis=1), strict=True)
-    for slot, (logits_there, is_open) in enumerate(by_slot, start):
-        values.append(scorer.value(logits_there, slot, state))
+    for index, (logits_there, is_open) in enumerate(by_slot):
+        values.append(scorer.value(logits_there, start + index, state))
         best = tf.argmax(tf.where(available, values[-1], _IMPOSSIBLE), -1, output_type=tf.int32)
         picks.append(tf.where(is_open, best, -1))
         available = available & ~tf.one_hot(picks[-1], n, on_value=True, off_value=False)
@@ -163,7 +219,7 @@ def _greedy_block(
 def _assigned_block(
     scorer: BlockScorer,
     logits: tf.Tensor,
-    start: int,
+    start: tf.Tensor,
     available: tf.Tensor,
     open_slots: tf.Tensor,
     state: Any,
@@ -178,8 +234,8 @@ def _assigned_block(
         picks = exact_assignment(values, available, open_slots)
         after, rows = state, []
         by_slot = zip(tf.unstack(logits, axis=1), tf.unstack(picks, axis=1), strict=True)
-        for slot, (logits_there, pick) in enumerate(by_slot, start):
-            rows.append(scorer.value(logits_there, slot, after))
+        for index, (logits_there, pick) in enumerate(by_slot):
+            rows.append(scorer.value(logits_there, start + index, after))
             after = scorer.place(pick, after)
         values = tf.stack(rows, 1)
         total = tf.reduce_sum(_picked(values, picks), -1)
@@ -214,7 +270,7 @@ def _beam_search(scorer: BlockScorer, mask: tf.Tensor, slots: int, block_size: i
     total = tf.tile(tf.expand_dims(tf.where(tf.range(width) == 0, 0.0, _IMPOSSIBLE), 0), [batch, 1])
     order = tf.zeros([batch * width, 0], tf.int32)
     gains = tf.zeros([batch * width, 0])
-    previous = None
+    previous = tf.fill([batch * width, block_size], -1)
     for start in range(0, slots, block_size):
         size = min(block_size, slots - start)
         logits, state = scorer.block(start, size, previous, state)

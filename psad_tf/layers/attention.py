@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from psad_tf.layers.dropout import SeededDropout
 from psad_tf.layers.mlp import MLP
+from psad_tf.layers.slots import put
 from psad_tf.masking import masked_softmax
 
 
@@ -183,25 +184,27 @@ class DecoderLayer(tf.keras.layers.Layer):
         self_mask: tf.Tensor,
         memory: KeyValue,
         memory_mask: tf.Tensor,
+        start: int | tf.Tensor = 0,
         seed: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, KeyValue]:
         """Decodes some slots, given the cache of the slots before them.
 
         Args:
             inputs: [batch, s, d], the slots to compute.
-            past: Keys and values of the p slots before them, or None for the first.
-            self_mask: bool [batch, s, p + s], which slots each may attend to.
+            past: Keys and values of L slots, known up to `start`; None: these slots are all, L = s.
+            self_mask: bool, broadcastable to [batch, s, L], which slots each may attend to.
             memory: Keys and values of the encoded candidates, from `cross_attention.project`.
             memory_mask: bool [batch, n].
+            start: The first of the slots, an int32 scalar.
             seed: int32 [2], turns dropout on.
 
         Returns:
-            The slots' outputs [batch, s, d], and the cache with these slots appended.
+            The slots' outputs [batch, s, d], and the cache with these slots in it.
         """
         normed = self.self_norm(inputs)
         cache = self.self_attention.project(normed)
         if past is not None:
-            cache = KeyValue(tf.concat([past.keys, cache.keys], 2), tf.concat([past.values, cache.values], 2))
+            cache = KeyValue(*(put(*both, start, axis=2) for both in zip(past, cache, strict=True)))
         attended = self.self_attention(normed, cache, tf.expand_dims(self_mask, 1))
         inputs = inputs + self.self_drop(attended, seed=seed)
         crossed = self.cross_attention(

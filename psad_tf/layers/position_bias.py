@@ -50,12 +50,12 @@ class PositionBias(tf.keras.layers.Layer):
             )
         super().build(input_shape)
 
-    def call(self, logits: tf.Tensor, start: int = 0) -> tf.Tensor:
+    def call(self, logits: tf.Tensor, start: int | tf.Tensor = 0) -> tf.Tensor:
         """Values float32 of `logits` [batch, s] or [batch, s, n] of the s slots from `start` on."""
         logits = tf.cast(logits, tf.float32)
         if self.kind == "none":
             return tf.sigmoid(logits)
-        slots = tf.minimum(tf.range(start, start + logits.shape[1]), self.slots - 1)
+        slots = tf.minimum(start + tf.range(logits.shape[1]), self.slots - 1)
         bias = _SPEED * tf.cast(tf.gather(self.slot_bias, slots), tf.float32)  # [s]
         bias = tf.reshape(bias, [-1] + [1] * (logits.shape.rank - 2))
         if self.kind == "additive":

@@ -221,7 +221,7 @@ class Teacher(tf.keras.layers.Layer):
         config = self.config
         slots = self.slots(memory.mask.shape[1])
         return decode(
-            _CachedScorer(self, memory),
+            _CachedScorer(self, memory, slots),
             memory.mask,
             slots,
             min(block_size or config.block_size, slots),
@@ -234,26 +234,16 @@ class Teacher(tf.keras.layers.Layer):
     ) -> tf.Tensor:
         slots = order.shape[1]
         block_size = min(block_size, slots)
-        inputs = self._inputs(memory, 0, slots, order[:, : slots - block_size], block_size)
+        inputs = tf.repeat(memory.start[:, tf.newaxis], block_size, axis=1)
+        if block_size < slots:
+            inputs = tf.concat([inputs, self._placed(memory, order[:, : slots - block_size])], 1)
         seen = block_causal_mask(slots, block_size) & (order >= 0)[:, tf.newaxis]
-        return self._run(inputs, None, seen, memory, seed)[0]
+        return self._run(inputs + memory.positions[:, :slots], None, seen, memory, seed=seed)[0]
 
-    def _inputs(
-        self, memory: Memory, start: int, size: int, placed: tf.Tensor | None, lead: int
-    ) -> tf.Tensor:
-        """Decoder inputs of `size` slots from `start`: positions plus the items K slots before.
-
-        `placed` int32 [batch, size - lead] are the candidates of the slots K before all but the first
-        `lead` ones, which get the start embedding.
-        """
-        parts = []
-        if lead:
-            parts.append(tf.repeat(memory.start[:, tf.newaxis], min(lead, size), axis=1))
-        if placed is not None and placed.shape[1]:
-            items = self.placed_item(tf.gather(memory.items, tf.maximum(placed, 0), batch_dims=1))
-            parts.append(items * tf.cast(placed >= 0, items.dtype)[..., tf.newaxis])
-        inputs = parts[0] if len(parts) == 1 else tf.concat(parts, 1)
-        return inputs + memory.positions[:, start : start + size]
+    def _placed(self, memory: Memory, order: tf.Tensor) -> tf.Tensor:
+        """What the slots K after those of `order` int32 [batch, s] read of them, zeros where it is -1."""
+        items = self.placed_item(tf.gather(memory.items, tf.maximum(order, 0), batch_dims=1))
+        return items * tf.cast(order >= 0, items.dtype)[..., tf.newaxis]
 
     def _run(
         self,
@@ -261,12 +251,15 @@ class Teacher(tf.keras.layers.Layer):
         past: Sequence[KeyValue] | None,
         self_mask: tf.Tensor,
         memory: Memory,
+        start: int | tf.Tensor = 0,
         seed: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, list[KeyValue]]:
         caches = []
         for index, layer in enumerate(self.decoder_layers):
             before = None if past is None else past[index]
-            inputs, cache = layer(inputs, before, self_mask, memory.cross[index], memory.mask, seed=seed)
+            inputs, cache = layer(
+                inputs, before, self_mask, memory.cross[index], memory.mask, start, seed=seed
+            )
             caches.append(cache)
         return self.decoder_norm(inputs), caches
 
@@ -280,7 +273,7 @@ class _State(NamedTuple):
 
     Attributes:
         memory: Of the lists.
-        caches: Keys and values of the earlier blocks, one per decoder layer.
+        caches: Keys and values of all slots, written up to the present one; one per decoder layer.
         placed: The sum of the pair term's sources over what is placed, [batch, 1, num_heads, head_dim].
     """
 
@@ -292,26 +285,33 @@ class _State(NamedTuple):
 class _CachedScorer:
     """The teacher as the decoder sees it."""
 
-    def __init__(self, teacher: Teacher, memory: Memory) -> None:
+    def __init__(self, teacher: Teacher, memory: Memory, slots: int) -> None:
         self.teacher = teacher
         self.memory = memory
+        self.slots = slots
 
     def begin(self) -> _State:
-        return _State(self.memory, [], tf.zeros_like(self.memory.pairs.sources[:, :1]))
+        memory = self.memory
+        room = tf.nest.map_structure(
+            lambda part: tf.zeros_like(tf.repeat(part[:, :, :1], self.slots, axis=2)), memory.cross
+        )
+        return _State(memory, room, tf.zeros_like(memory.pairs.sources[:, :1]))
 
     def block(
-        self, start: int, size: int, previous: tf.Tensor | None, state: _State
+        self, start: int | tf.Tensor, size: int, previous: tf.Tensor, state: _State
     ) -> tuple[tf.Tensor, _State]:
         teacher, memory = self.teacher, state.memory
-        placed = None if previous is None else previous[:, :size]
-        inputs = teacher._inputs(memory, start, size, placed, size if previous is None else 0)
-        seen = tf.repeat(memory.filled(start + size)[:, tf.newaxis], size, axis=1)
-        states, caches = teacher._run(inputs, state.caches or None, seen, memory)
+        there = start + tf.range(size)
+        placed = teacher._placed(memory, previous[:, :size])
+        inputs = tf.where(tf.equal(start, 0), memory.start[:, tf.newaxis], placed)
+        inputs += tf.gather(memory.positions, there, axis=1)
+        seen = memory.filled(self.slots) & (tf.range(self.slots) < start + size)
+        states, caches = teacher._run(inputs, state.caches, seen[:, tf.newaxis], memory, start)
         logits = teacher._point(teacher.value_query(states), memory)
         logits += tf.cast(memory.bias, tf.float32)[:, tf.newaxis]
         return logits, state._replace(caches=caches)
 
-    def value(self, logits: tf.Tensor, slot: int, state: _State) -> tf.Tensor:
+    def value(self, logits: tf.Tensor, slot: int | tf.Tensor, state: _State) -> tf.Tensor:
         influence = self.teacher.pair_influence
         if influence is not None:
             pair = influence(state.placed, state.memory.pairs.targets)[:, 0]

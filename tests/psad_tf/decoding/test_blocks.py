@@ -23,13 +23,13 @@ class Fixed:
         return tf.zeros([1])
 
     def block(
-        self, start: int, size: int, previous: tf.Tensor | None, state: tf.Tensor
+        self, start: int | tf.Tensor, size: int, previous: tf.Tensor, state: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        logits = self.logits[tf.newaxis, start : start + size]
+        logits = tf.gather(self.logits, start + tf.range(size))[tf.newaxis]
         return tf.repeat(logits, tf.shape(state)[0], axis=0), state
 
-    def value(self, logits: tf.Tensor, slot: int, state: tf.Tensor) -> tf.Tensor:
-        return tf.sigmoid(logits) / (slot + 1.0)
+    def value(self, logits: tf.Tensor, slot: int | tf.Tensor, state: tf.Tensor) -> tf.Tensor:
+        return tf.sigmoid(logits) / (tf.cast(slot, tf.float32) + 1.0)
 
     def place(self, picks: tf.Tensor, state: tf.Tensor) -> tf.Tensor:
         return state

@@ -213,6 +213,17 @@ def test_an_unknown_strategy_is_refused(model):
         model.generate(tiny.batch(1, 4), strategy="sampled")
 
 
+@pytest.mark.parametrize("strategy", ["greedy", "assignment"])
+def test_the_graph_does_not_grow_with_the_number_of_blocks(model, strategy):
+    def operations(block_size: int) -> int:
+        decode = tf.function(lambda batch: model.generate(batch, block_size=block_size, strategy=strategy))
+        graph = decode.get_concrete_function(tiny.batch(2, 6)).graph.as_graph_def()
+        return len(graph.node) + sum(len(each.node_def) for each in graph.library.function)
+
+    two_blocks, six_blocks = operations(3), operations(1)
+    assert six_blocks < two_blocks  # a block of one slot is less than one of three
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_decoding_under_xla_gives_the_same_list(model, strategy):
