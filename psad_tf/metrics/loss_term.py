@@ -9,9 +9,10 @@ import tensorflow as tf
 
 @tf.keras.utils.register_keras_serializable("psad_tf")
 class LossTerm(tf.keras.metrics.Mean):
-    """Mean over steps of a scalar that replicas hold parts of; `last` is its value at the last step.
+    """Mean over steps of a scalar; `last` is its value at the last step.
 
-    The value of a step is the sum of what the replicas add.
+    Every replica adds the same value and keeps the same state, so reading or saving it asks no other
+    replica; Keras' own metrics are summed over replicas whenever somebody reads them.
 
     Args:
         name: Under which it is reported.
@@ -22,8 +23,16 @@ class LossTerm(tf.keras.metrics.Mean):
         super().__init__(name=name, dtype=dtype)
         self.last = self.add_weight("last", initializer="zeros")
 
+    def add_weight(self, name: str, **options: Any) -> tf.Variable:
+        """A scalar of the state."""
+        return super().add_weight(
+            name,
+            aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
+            synchronization=tf.VariableSynchronization.ON_WRITE,
+            **options,
+        )
+
     def update_state(self, values: Any, sample_weight: Any = None) -> Any:
         """Adds a step's scalar; it has no weight."""
         self.last.assign(tf.cast(values, self.last.dtype))
-        # The count of steps is summed over replicas too.
-        return super().update_state(values * tf.distribute.get_strategy().num_replicas_in_sync)
+        return super().update_state(values)

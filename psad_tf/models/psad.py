@@ -463,9 +463,8 @@ class PSAD(tf.keras.Model):
         norm = tf.linalg.global_norm([gradient for gradient, _ in pairs])
         self.optimizer.apply_gradients(pairs)
         self.step.assign_add(1)
-        # Values of replicas are summed; the terms are parts of a mean, the weight is not.
-        replicas = tf.distribute.get_strategy().num_replicas_in_sync
-        self._count({**terms, "distillation_weight": weight / replicas, "gradient_norm": norm})
+        self._count({**terms, "gradient_norm": norm})
+        self.loss_terms["distillation_weight"].update_state(weight)
         return {name: term.result() for name, term in self.loss_terms.items()}
 
     @tf.autograph.experimental.do_not_convert
@@ -483,6 +482,11 @@ class PSAD(tf.keras.Model):
         return {metric.name: metric.result() for metric in self.metrics if metric.name not in apart}
 
     def _count(self, terms: Mapping[str, tf.Tensor]) -> None:
+        """Adds a step's terms, of which each replica has a part."""
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            context = tf.distribute.get_replica_context()
+            sums = context.all_reduce("sum", tf.stack(list(terms.values())))
+            terms = dict(zip(terms, tf.unstack(sums), strict=True))
         for name, value in terms.items():
             self.loss_terms[name].update_state(value)
 

@@ -68,6 +68,13 @@ def weights(run: pathlib.Path) -> dict[str, np.ndarray]:
     return {name: value for name, value in tensors.items() if getattr(value, "dtype", None) == np.float32}
 
 
+def history(run: pathlib.Path) -> list[dict]:
+    epochs = json.loads((run / "history.json").read_text())
+    for epoch in epochs:
+        del epoch["seconds"]
+    return epochs
+
+
 def assert_equal_bit_for_bit(one: pathlib.Path, other: pathlib.Path) -> None:
     expected, found = weights(one), weights(other)
     assert expected.keys() == found.keys() and len(expected) > 20
@@ -94,10 +101,7 @@ def test_a_run_killed_by_sigkill_at_random_steps_ends_in_the_same_weights(lists_
         assert not run.exists()
     assert end_of(start(lists_dir, run, SETTINGS, "--resume")) == 0
     assert_equal_bit_for_bit(straight, run)
-    histories = [json.loads((each / "history.json").read_text()) for each in (straight, run)]
-    for epoch in [*histories[0], *histories[1]]:
-        del epoch["seconds"]
-    assert histories[0] == histories[1]
+    assert history(straight) == history(run)
 
 
 def start_workers(lists_dir, run: pathlib.Path, *more: str) -> list[BaseProcess]:
@@ -128,6 +132,10 @@ def test_two_workers_reach_the_result_of_one_on_the_same_global_batch(straight, 
     expected, found = weights(straight), weights(two_workers)
     for name, value in expected.items():
         np.testing.assert_allclose(value, found[name], atol=1e-4, err_msg=name)
+    for of_one, of_two in zip(history(straight), history(two_workers), strict=True):
+        norms = of_one["losses"].pop("gradient_norm"), of_two["losses"].pop("gradient_norm")
+        assert norms[1] > norms[0]  # the sum of two workers' norms
+        assert of_two["losses"] == pytest.approx(of_one["losses"], abs=1e-4)
 
 
 def test_workers_that_are_killed_and_started_again_go_on_with_the_other_to_the_same_weights(
