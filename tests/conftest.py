@@ -8,7 +8,7 @@ import gc
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -34,9 +34,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Spares what libraries ask `inspect` again and again: a tenth of tracing, a sixth of a Beam job."""
+    """Spares what takes long and shows nothing.
+
+    Libraries ask `inspect` the same again and again: a tenth of tracing, a sixth of a Beam job. Optimizing a
+    graph takes a third as long as tracing it, for steps that a test takes once or twice: only tests with the
+    fixture `optimized_graphs`, sessions and processes of their own have it.
+    """
     if "tensorflow" in sys.modules:
+        import tensorflow as tf
         from tensorflow.python.util import tf_contextlib
+
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
         assert tf_contextlib.contextmanager is not contextlib.contextmanager
         tf_contextlib.contextmanager = contextlib.contextmanager  # without the signature of each operation's
@@ -61,6 +69,16 @@ def _once_a_method(
         return list(arguments), list(defaults)
 
     return arguments_and_defaults
+
+
+@pytest.fixture
+def optimized_graphs() -> Iterator[None]:
+    """TensorFlow optimizes graphs before it runs them, as it does where nothing is set."""
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def shared_folder(

@@ -330,6 +330,7 @@ def test_a_tutor_of_another_architecture_is_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized_graphs")
 def test_a_steps_gradients_are_the_same_bits_however_often_they_are_computed():
     """Threads may end in any order; sums may not depend on it.
 
