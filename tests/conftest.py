@@ -36,9 +36,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Spares what takes long and shows nothing.
 
-    Libraries ask `inspect` the same again and again: a tenth of tracing, a sixth of a Beam job. Optimizing a
-    graph takes a third as long as tracing it, for steps that a test takes once or twice: only tests with the
-    fixture `optimized_graphs`, sessions and processes of their own have it.
+    Libraries ask `inspect` the same again and again: a tenth of tracing, a sixth of a Beam job; Beam parses
+    its options anew for each transform, another sixth. Optimizing a graph takes a third as long as tracing
+    it, for steps that a test takes once or twice: only tests with the fixture `optimized_graphs`, sessions
+    and processes of their own have it.
     """
     if "tensorflow" in sys.modules:
         import tensorflow as tf
@@ -49,9 +50,11 @@ def pytest_collection_finish() -> None:
         assert tf_contextlib.contextmanager is not contextlib.contextmanager
         tf_contextlib.contextmanager = contextlib.contextmanager  # without the signature of each operation's
     if "apache_beam" in sys.modules:
+        from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.transforms import core
 
         core.get_function_args_defaults = _once_a_method(core.get_function_args_defaults)
+        PipelineOptions.view_as = _once_a_class(PipelineOptions.view_as)
 
 
 def _once_a_method(
@@ -69,6 +72,18 @@ def _once_a_method(
         return list(arguments), list(defaults)
 
     return arguments_and_defaults
+
+
+def _once_a_class(view_as: Callable[[Any, type], Any]) -> Callable[[Any, type], Any]:
+    views: dict[tuple[int, type], Any] = {}  # a view keeps the options that its key is the id of
+
+    def view_of(options: Any, wanted: type) -> Any:
+        key = id(options._all_options), wanted
+        if key not in views:
+            views[key] = view_as(options, wanted)
+        return views[key]
+
+    return view_of
 
 
 @pytest.fixture
