@@ -112,8 +112,7 @@ def decode(
 
     def fill(start: tf.Tensor, size: int, written: _Written) -> _Written:
         logits, state = scorer.block(start, size, written.previous, written.state)
-        there = start + tf.range(size)
-        open_slots = there < length  # [batch, size]
+        open_slots = start + tf.range(size) < length  # [batch, size]
         picks, values, after = _greedy_block(scorer, logits, start, written.available, open_slots, state)
         if strategy == "assignment":
             picks, values, after = _assigned_block(

@@ -301,10 +301,9 @@ class _CachedScorer:
         self, start: int | tf.Tensor, size: int, previous: tf.Tensor, state: _State
     ) -> tuple[tf.Tensor, _State]:
         teacher, memory = self.teacher, state.memory
-        there = start + tf.range(size)
         placed = teacher._placed(memory, previous[:, :size])
         inputs = tf.where(tf.equal(start, 0), memory.start[:, tf.newaxis], placed)
-        inputs += tf.gather(memory.positions, there, axis=1)
+        inputs += tf.gather(memory.positions, start + tf.range(size), axis=1)
         seen = memory.filled(self.slots) & (tf.range(self.slots) < start + size)
         states, caches = teacher._run(inputs, state.caches, seen[:, tf.newaxis], memory, start)
         logits = teacher._point(teacher.value_query(states), memory)
