@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from psad_tf.evaluation.evaluate import SELECTION_METRIC, Evaluator
 from psad_tf.files import write_json
+from psad_tf.training.run_folder import restore_checkpoint
 
 Logs = dict[str, Any] | None
 
@@ -69,10 +70,14 @@ class ExactResume(tf.keras.callbacks.Callback):
         return self._manager.latest_checkpoint
 
     def restore(self, folder: str) -> bool:
-        """Goes to the latest checkpoint of a folder; false where there is none."""
+        """Goes to the latest checkpoint of a folder; false where there is none.
+
+        Raises:
+            InputError: The checkpoint is damaged, or of another model or optimizer.
+        """
         found = tf.train.latest_checkpoint(folder)
         if found is not None:
-            self._manager.checkpoint.restore(found).assert_consumed()
+            restore_checkpoint(found, self._manager.checkpoint, whole=True)
         return found is not None
 
     def on_train_begin(self, logs: Logs = None) -> None:

@@ -182,10 +182,27 @@ def load_psad(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, PSAD, Tr
 
 def _restore(run_dir: str | os.PathLike[str], checkpoint: tf.train.Checkpoint) -> None:
     """Fills the variables of `checkpoint` from the run's best checkpoint."""
-    path = best_checkpoint(run_dir)
+    restore_checkpoint(best_checkpoint(run_dir), checkpoint)
+
+
+def restore_checkpoint(path: str, checkpoint: tf.train.Checkpoint, whole: bool = False) -> None:
+    """Fills the variables of `checkpoint` from a file.
+
+    Args:
+        path: The file's prefix.
+        checkpoint: What is filled.
+        whole: The file may hold nothing else.
+
+    Raises:
+        InputError: The two do not fit, or the file is damaged.
+    """
     try:
-        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+        status = checkpoint.restore(path)
+        status.assert_consumed() if whole else status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
-        raise InputError(f"{path}: does not fit the run's configuration: {str(error)[:200]}") from None
+        raise InputError(
+            f"{path}: does not fit the run's configuration, or another version of psad_tf wrote it: "
+            f"{str(error)[:200]}"
+        ) from None
     except (IndexError, tf.errors.OpError) as error:  # IndexError: how TensorFlow reports a short file
         raise InputError(f"{path}: is damaged and cannot be read: {str(error)[:200]}") from None

@@ -32,7 +32,7 @@ from psad_tf.training.callbacks import (
 from psad_tf.training.devices import check_placement
 from psad_tf.training.distribution import WorkerLostError, check_same_start, is_chief, make_strategy
 from psad_tf.training.optimizer import make_optimizer
-from psad_tf.training.run_folder import check_run, start_run
+from psad_tf.training.run_folder import check_run, restore_checkpoint, start_run
 
 
 class TrainingDiverged(InputError):
@@ -171,11 +171,13 @@ def _described(training: ListDataset, validation: ListDataset, config: TrainConf
 
 
 def build_model(encoder: FeatureEncoder, config: TrainConfig, tutor: PSAD | None = None) -> PSAD:
-    """Makes the model, its variables and its optimizer, compiled for training."""
+    """Makes the model, its variables and its optimizer, compiled for training.
+
+    Without Keras metrics: `Validation` ranks the lists itself.
+    """
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config, tutor)
-    model.compile(
-        optimizer=make_optimizer(config.optimizer, config.mixed_precision), jit_compile=config.jit_compile
-    )
+    optimizer = make_optimizer(config.optimizer, config.mixed_precision)
+    model.compile(optimizer, metrics=(), jit_compile=config.jit_compile)
     return model
 
 
@@ -199,7 +201,7 @@ def _train_tutor(
     trainer = _Trainer(model, alone, training, validation, folder, verbose, selects="teacher")
     trainer.run()
     checkpoint = tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher)
-    checkpoint.restore(tf.train.latest_checkpoint(os.path.join(folder, "best"))).expect_partial()
+    restore_checkpoint(tf.train.latest_checkpoint(os.path.join(folder, "best")), checkpoint)
     return model
 
 

@@ -27,10 +27,10 @@ EVERY_PART = {
 def through_every_step(raw: pathlib.Path, root: pathlib.Path, data: DataConfig) -> None:
     lists, run = root / "lists", root / "run"
     preprocess(str(raw), str(lists), load_declaration(raw / "features.json"))
-    train(lists, run, tiny.smallest(slots=3, data=data, epochs=1).changed(EVERY_PART), verbose=False)
-    for split in ("valid", "test"):
-        metrics = evaluate_run(run, lists, split).means()
-        assert all(np.isfinite(value) for value in metrics["student"].values()), split
+    config = tiny.smallest(slots=3, data=data, epochs=1).changed(EVERY_PART)
+    trained = train(lists, run, config, verbose=False)
+    for metrics in (trained.metrics, evaluate_run(run, lists, "test").means()):
+        assert all(np.isfinite(value) for value in metrics["student"].values())
     exported = export_saved_model(run, root / "serving", lists_dir=lists)
     parity = check_parity(run, exported, lists, n=8)
     assert parity.passed and parity.lists > 0

@@ -26,7 +26,7 @@ SETTINGS = dataclasses.replace(
     tiny.smallest(slots=8, dropout=0.1),
     data=DataConfig(batch_size=16, list_sizes=(8,)),
     epochs=2,
-    checkpoint_steps=3,
+    checkpoint_steps=6,
 )
 STEPS = 24  # 192 training lists, 12 batches, 2 epochs
 
@@ -92,7 +92,8 @@ def straight(lists_dir, tmp_path_factory) -> pathlib.Path:
 def test_a_run_killed_by_sigkill_at_random_steps_ends_in_the_same_weights(lists_dir, straight, tmp_path):
     run = tmp_path / "run"
     step = random.randint(1, STEPS - 4)
-    save = random.randrange(step + 3 - step % 3, STEPS + 1, SETTINGS.checkpoint_steps)
+    every = SETTINGS.checkpoint_steps
+    save = random.randrange(step + every - step % every, STEPS + 1, every)
     kills = [("step", step), ("save", save)]
     print(f"kills: {kills}")  # shown when the test fails
     for index, kill in enumerate(kills):
@@ -143,7 +144,7 @@ def test_workers_that_are_killed_and_started_again_go_on_with_the_other_to_the_s
 ):
     run = tmp_path / "run"
     workers = start_workers(lists_dir, run, "--restarts", "2")
-    for lost, step in ((0, 3), (1, 12)):
+    for lost, step in ((0, 6), (1, 12)):
         checkpoint = tmp_path / "run.partial" / "checkpoints" / f"ckpt-{step}.index"
         until = time.monotonic() + 240
         while not checkpoint.exists() and any(each.is_alive() for each in workers):

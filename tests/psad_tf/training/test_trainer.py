@@ -131,6 +131,26 @@ def test_resuming_on_other_lists_or_features_is_refused(lists_dir, tmp_path):
         check(features=dataclasses.replace(declaration, max_candidates=9))
 
 
+def test_a_checkpoint_of_another_model_or_a_damaged_one_is_not_resumed(tmp_path):
+    def resume(folder: str, units: int, **tracked: tf.Variable) -> ExactResume:
+        model = tf.keras.Sequential([tf.keras.layers.Dense(units)])
+        model.build((None, 2))
+        model.compile("adam")
+        return ExactResume(model, str(tmp_path / folder), 1, **tracked)
+
+    former = resume("former", 3, counted=tf.Variable(0.0))
+    former._manager.save(checkpoint_number=1)
+    for units, tracked in ((3, {}), (4, {"counted": tf.Variable(0.0)}), (3, {"other": tf.Variable(0.0)})):
+        with pytest.raises(InputError, match="ckpt-1: does not fit"):
+            resume("new", units, **tracked).restore(str(tmp_path / "former"))
+    again = resume("new", 3, counted=tf.Variable(1.0))
+    assert again.restore(str(tmp_path / "former"))
+    (data,) = (tmp_path / "former").glob("*.data-*")
+    data.write_bytes(data.read_bytes()[:-40])
+    with pytest.raises(InputError, match="ckpt-1: is damaged"):
+        again.restore(str(tmp_path / "former"))
+
+
 @pytest.mark.slow
 def test_divergence_stops_with_step_terms_and_batch(lists_dir, tmp_path):
     wild = settings(optimizer=OptimizerConfig(learning_rate=900.0, warmup_steps=0, clip_norm=1e9), epochs=9)
