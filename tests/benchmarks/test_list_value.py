@@ -17,8 +17,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 SETTINGS = (Setting("interactions", 800, "all"), Setting("interactions", 800, "6"))
 
 
+@pytest.fixture(scope="module")
+def work_dir(tmp_path_factory) -> str:
+    """Where finished runs are kept, so that tests that need the same do not train it again."""
+    return str(tmp_path_factory.mktemp("work"))
+
+
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(monkeypatch, tmp_path, work_dir):
     """A plan of two small logs and a small model."""
     config = {
         "model": {"embedding_dim": 8, "teacher": {"num_heads": 2, "feed_forward_dim": 16, "block_size": 1}},
@@ -29,7 +35,7 @@ def small(monkeypatch, tmp_path):
     monkeypatch.setattr(list_value, "PRESET_FILE", str(tmp_path / "config.json"))
     monkeypatch.setattr(list_value, "SEARCH_FILE", str(tmp_path / "search.json"))
     monkeypatch.setattr(list_value, "PLAN", tuple((setting, (1,)) for setting in SETTINGS))
-    return ["--no_xla", "--output_dir", str(tmp_path / "out"), "--work_dir", str(tmp_path / "work")]
+    return ["--no_xla", "--output_dir", str(tmp_path / "out"), "--work_dir", work_dir]
 
 
 @pytest.fixture
@@ -79,9 +85,9 @@ def test_every_wanted_model_is_planned_and_oracles_once():
     assert all(seed == 1 for _, model, seed in planned if model in list_value.ORACLES)
 
 
-def test_the_ablation_compares_each_variant_with_all_parts(short, tmp_path):
+def test_the_ablation_compares_each_variant_with_all_parts(small, tmp_path):
     variant, out = "student without context", tmp_path / "out"
-    bench_ablation.main([*short, "--data", "interactions", "--lists", "800", "--variants", variant])
+    bench_ablation.main([*small, "--data", "interactions", "--lists", "800", "--variants", variant])
     found = json.loads((out / "ablation.json").read_text())["interactions, 800 lists"]
     assert set(found) == {bench_ablation.FULL, variant}
     assert found[variant]["student"] != found[bench_ablation.FULL]["student"]
