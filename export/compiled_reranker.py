@@ -1,69 +1,67 @@
-"""The Keras model compiled by XLA, on lists and batches padded to a few sizes."""
+"""The serving graph's scoring compiled by XLA, on lists and batches padded to a few sizes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from psad_tf.data.encoder import FeatureEncoder
-from psad_tf.export.served_layers import ServedLayers
-from psad_tf.export.served_reranker import Scored
-from psad_tf.features import INITIAL_RANK
-from psad_tf.models.student import Reranker
+from psad_tf.export.served_reranker import Scored, ServedReranker
+from psad_tf.features import (
+    HISTORY_PREFIX,
+    ITEM_ID,
+    CategoricalFeature,
+    DenseFeature,
+    FeatureDeclaration,
+)
 from psad_tf.serving.contract import Limits
 
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class CompiledReranker(tf.Module):
-    """Scores requests by the model as it is trained, which XLA fuses itself; strings stay outside.
+    """Scores requests as a `ServedReranker` does, by one compiled operation; strings are looked up before.
 
     Args:
-        encoder: Of the run.
-        reranker: Of the run.
-        layers: Its weights.
+        served: What is compiled.
+        declaration: The features.
         limits: How much the graph takes at once.
     """
 
-    def __init__(
-        self, encoder: FeatureEncoder, reranker: Reranker, layers: ServedLayers, limits: Limits
-    ) -> None:
+    def __init__(self, served: ServedReranker, declaration: FeatureDeclaration, limits: Limits) -> None:
         super().__init__(name="compiled_reranker")
-        self.encoder = encoder
+        self.served = served
         self._limits = limits
-
-        def score(encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            with layers.in_graph(reranker):
-                return reranker(encoded)
-
-        self._score = tf.function(score, jit_compile=True, autograph=False)
+        history = declaration.history
+        self._of_context = _names(declaration.context_categorical, declaration.context_dense)
+        self._of_history = _names(history.categorical, history.dense, HISTORY_PREFIX)
+        self._of_candidates = _names(declaration.candidate_categorical, declaration.candidate_dense)
+        self._score = tf.function(served, jit_compile=True, autograph=False)
 
     def __call__(self, raw: Mapping[str, tf.Tensor], blocked: tf.Tensor | None) -> Scored:
         """Scores a request; see `ServedReranker`."""
-        encoded = dict(self.encoder(raw))
-        present = encoded["mask"]
-        if blocked is not None:
-            encoded["mask"] = present & ~blocked
-        scored = self._padded_score(encoded)
-        return Scored(present, encoded["mask"], scored["scores"], scored["probabilities"])
-
-    def _padded_score(self, encoded: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Scores lists padded to one of a few sizes, and cuts the padding off again."""
-        lists, length = tf.unstack(tf.shape(encoded["mask"]))
+        lists, length = tf.unstack(tf.shape(raw[ITEM_ID])[:2])
+        past = self._limits.history_length
         more_lists = _next_size(lists, _BATCH_SIZES) - lists
         more_candidates = _next_size(length, self._limits.list_sizes) - length
-        candidate = {feature.name for feature in self.encoder.declaration.candidate_categorical}
-        candidate |= {"candidate_dense", "mask", INITIAL_RANK}
-        padded = {}
-        for name, value in encoded.items():
-            paddings = [[0, 0]] * value.shape.rank
-            paddings[0] = [0, more_lists]
-            if name in candidate:
-                paddings[1] = [0, more_candidates]
-            padded[name] = tf.pad(value, paddings)
-        scored = self._score(padded)
-        return {name: scored[name][:lists, :length] for name in ("scores", "probabilities")}
+        more_past = tf.maximum(past - tf.shape(raw[HISTORY_PREFIX + ITEM_ID])[1], 0)
+
+        def padded(values: tf.Tensor, *more: tf.Tensor) -> tf.Tensor:
+            ends = [more_lists, *more, *[0] * (values.shape.rank - 1 - len(more))]
+            return tf.pad(values, [[0, end] for end in ends])
+
+        found = self.served.encoder.lookup(raw)
+        inputs = {name: padded(found[name]) for name in self._of_context}
+        inputs |= {name: padded(found[name][:, :past], more_past) for name in self._of_history}
+        inputs |= {name: padded(found[name], more_candidates) for name in self._of_candidates}
+        scored = self._score(inputs, None if blocked is None else padded(blocked, more_candidates))
+        return Scored(*(each[:lists, :length] for each in scored))
+
+
+def _names(
+    categorical: Sequence[CategoricalFeature], dense: Sequence[DenseFeature], prefix: str = ""
+) -> list[str]:
+    return [prefix + name for name in (*(each.name for each in categorical), *(each.name for each in dense))]
 
 
 def _next_size(size: tf.Tensor, sizes: tuple[int, ...]) -> tf.Tensor:

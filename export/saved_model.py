@@ -80,8 +80,7 @@ def export_saved_model(
             module = ServingModule(encoder, reranker, options, vocabulary_dir)
             signatures = module.signatures()
             tf.saved_model.save(module, temporary, signatures=signatures)
-            if not options.jit_compile:
-                run_in_one_thread(temporary, signatures)
+            run_in_one_thread(temporary, signatures)
             write_json(os.path.join(temporary, LIMITS_FILE), dataclasses.asdict(module.limits))
             if lists:
                 write_warmup(temporary, lists, encoder.declaration, model_name, warmup_candidates)

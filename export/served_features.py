@@ -85,13 +85,21 @@ class ServedEncoder(tf.Module):
                 os.path.join(encoder.vocabulary_dir, name), os.path.join(vocabulary_dir, name)
             )
 
+    def lookup(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """A request with the ids of its strings, int64, in their place."""
+        found = dict(raw)
+        for (vocabulary, _), names in _sharing(self._declaration).items():
+            found |= {name: self._tables[vocabulary].lookup(raw[name]) for name in names}
+        return found
+
     def __call__(
         self, raw: Mapping[str, tf.Tensor], layers: ServedLayers, embeddings: FeatureEmbedding
     ) -> ServedInputs:
         """Encodes a request.
 
         Args:
-            raw: By name on the wire, as `serving_default` has them; histories of any length are cut.
+            raw: By name on the wire, as `serving_default` has them, or as `lookup` gives them; histories of
+                any length are cut.
             layers: The weights.
             embeddings: The layer with the tables.
         """
@@ -134,7 +142,9 @@ class ServedEncoder(tf.Module):
         present: dict[str, tf.Tensor] = {}
         for (vocabulary, width), names in _sharing(self._declaration).items():
             flat = [tf.reshape(raw[name], [-1]) for name in names]
-            ids = self._tables[vocabulary].lookup(flat[0] if len(flat) == 1 else tf.concat(flat, 0))
+            ids = flat[0] if len(flat) == 1 else tf.concat(flat, 0)
+            if ids.dtype == tf.string:
+                ids = self._tables[vocabulary].lookup(ids)
             table = embeddings.tables[vocabulary]
             with layers.in_graph(table):
                 values = table(ids)
@@ -155,15 +165,14 @@ class ServedEncoder(tf.Module):
         if not features:
             return None
         features = [features[index] for index in column_order(features)]
-        columns = [raw[prefix + feature.name] for feature in features]
         logarithms = sum(feature.transform == _LOGARITHM for feature in features)
-        parts = []
+        values = tf.stack([raw[prefix + feature.name] for feature in features], -1)
+        values = tf.reshape(values, [-1, len(features)])
+        missing = tf.math.is_nan(values)  # now: XLA's minimum and maximum do not keep NaN
         if logarithms:
-            parts.append(tf.math.log1p(tf.maximum(tf.stack(columns[:logarithms], -1), 0.0)))
-        if logarithms < len(columns):
-            parts.append(tf.stack(columns[logarithms:], -1))
-        values = tf.concat(parts, -1) if len(parts) > 1 else parts[0]
-        values = tf.reshape(values, [-1, len(columns)])
+            logarithm = tf.math.log1p(tf.maximum(values[:, :logarithms], 0.0))
+            rest = values[:, logarithms:]
+            values = logarithm if logarithms == len(features) else tf.concat([logarithm, rest], -1)
         scaled = np.array([feature.transform != "none" for feature in features])
         mean, std = np.transpose([self._moments[prefix + feature.name] for feature in features])
         if scaled.any():
@@ -174,7 +183,7 @@ class ServedEncoder(tf.Module):
         if scaled.all() or not scaled.any():
             bounds = bounds[0]  # broadcasting one number is faster
         values = tf.clip_by_value(values, -bounds, bounds)
-        return chosen(tf.math.is_nan(values), tf.zeros_like(values), values)
+        return chosen(missing, tf.zeros_like(values), values)
 
 
 def _sharing(declaration: FeatureDeclaration) -> dict[tuple[str, int], dict[str, int]]:

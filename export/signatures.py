@@ -127,11 +127,10 @@ class ServingModule(tf.Module):
         self.limits = limits_of(encoder.declaration)
         layers = ServedLayers(reranker, options.float16)
         self.parameters = _named(layers.variables)
-        self._score: Callable[..., Scored]
+        served = ServedReranker(encoder, reranker, layers, vocabulary_dir)
+        self._score: Callable[..., Scored] = served
         if options.jit_compile:
-            self._score = CompiledReranker(encoder, reranker, layers, self.limits)
-        else:
-            self._score = ServedReranker(encoder, reranker, layers, vocabulary_dir)
+            self._score = CompiledReranker(served, encoder.declaration, self.limits)
 
     def signatures(self) -> dict[str, Any]:
         """The concrete functions by signature name."""
