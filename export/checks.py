@@ -30,24 +30,27 @@ def check_size(lists: tf.Tensor, candidates: tf.Tensor, limits: Limits) -> list[
     ]
 
 
-def check_agreement(raw: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
-    """Assertions that the tensors of a request are of the same lists, candidates and past interactions.
+def check_agreement(raw: Mapping[str, tf.Tensor]) -> tf.Operation:
+    """An assertion that the tensors of a request are of the same lists, candidates and past interactions.
 
-    Broadcasting would apply one user's values to another.
+    Broadcasting would apply one user's values to another. All sizes are compared at once.
 
     Args:
         raw: Inputs of `serving_default` or `rerank_masked`.
     """
-    like = {False: tf.shape(raw[ITEM_ID])[:2], True: tf.shape(raw[HISTORY_PREFIX + ITEM_ID])[:2]}
-    lists = like[False][0]
-    checks = []
+    lists, candidates = tf.split(tf.shape(raw[ITEM_ID])[:2], 2)
+    past = tf.shape(raw[HISTORY_PREFIX + ITEM_ID])[1:2]
+    names: list[str] = []
+    found, expected = [], []
     for name, values in raw.items():
-        shape = tf.shape(values)
-        if values.shape.rank >= 2 and values.shape[1] is None:
-            expected = like[name.startswith(HISTORY_PREFIX)]
-            agrees = tf.reduce_all(tf.equal(shape[:2], expected)) & tf.equal(shape[0], lists)
-        else:
-            agrees, expected = tf.equal(shape[0], lists), lists
-        said = [f"input {name!r} disagrees with the item ids: its shape and theirs are", shape, expected]
-        checks.append(tf.debugging.Assert(agrees, said))
-    return checks
+        names += [name] * values.shape.rank
+        found.append(tf.shape(values))
+        second = past if name.startswith(HISTORY_PREFIX) else candidates
+        sizes = [lists, second] if values.shape.rank > 1 and values.shape[1] is None else [lists]
+        expected += [*sizes, values.shape[len(sizes) :]]
+    sizes, expected = tf.concat(found, 0), tf.concat(expected, 0)
+    agrees = tf.equal(sizes, expected)
+    wrong = tf.argmin(tf.cast(agrees, tf.int32))
+    said = ["input", tf.gather(names, wrong), "disagrees with the item ids; a size of it, and theirs:"]
+    said += [tf.gather(sizes, wrong), tf.gather(expected, wrong)]
+    return tf.debugging.Assert(tf.reduce_all(agrees), said)

@@ -17,23 +17,15 @@ from psad_tf.serving.contract import MAX_SERIALIZED_BYTES, Limits
 from psad_tf.serving.serialized_lists import DESCRIPTOR_SET, MESSAGE_TYPE
 
 
-def parse_examples(
-    serialized: tf.Tensor,
-    context_spec: Mapping[str, Any],
-    candidate_spec: Mapping[str, Any],
-    limits: Limits,
-) -> dict[str, tf.Tensor]:
-    """Parses a batch of lists; N is the longest list's length.
+def split_lists(serialized: tf.Tensor, limits: Limits) -> tuple[tf.Tensor, tf.Tensor]:
+    """Takes the Examples out of a batch of lists; N is the longest list's length.
 
     Args:
         serialized: string [batch].
-        context_spec: Features of the context.
-        candidate_spec: Features of each candidate.
         limits: More candidates, or more lists of so many, are an InvalidArgumentError.
 
     Returns:
-        Context features [batch, ...], candidate features [batch, N, ...]; shorter lists are padded with the
-        features' defaults.
+        Contexts, string [batch, 0 or 1], and candidates, string [batch, N], "" past a list's end.
     """
     batch = tf.shape(serialized)[0]
     most_bytes = tf.reduce_max(tf.strings.length(serialized))
@@ -50,11 +42,31 @@ def parse_examples(
         output_types=[tf.string, tf.string],
         descriptor_source=b"bytes://" + DESCRIPTOR_SET,
     )
-    length = tf.shape(candidates)[1]
-    with tf.control_dependencies(check_size(batch, length, limits)):
-        candidates = tf.reshape(candidates, [-1])
-    # A list without context gives the empty string, which is an Example without features.
+    with tf.control_dependencies(check_size(batch, tf.shape(candidates)[1], limits)):
+        return contexts, tf.identity(candidates)
+
+
+def parse_examples(
+    contexts: tf.Tensor,
+    candidates: tf.Tensor,
+    context_spec: Mapping[str, Any],
+    candidate_spec: Mapping[str, Any],
+) -> dict[str, tf.Tensor]:
+    """Parses what `split_lists` gives.
+
+    Args:
+        contexts: string [batch, 0 or 1].
+        candidates: string [batch, N].
+        context_spec: Features of the context.
+        candidate_spec: Features of each candidate.
+
+    Returns:
+        Context features [batch, ...], candidate features [batch, N, ...]; shorter lists are padded with the
+        features' defaults.
+    """
+    # The empty string is an Example without features: of a list without context, and past a list's end.
     parsed = dict(tf.io.parse_example(tf.strings.reduce_join(contexts, 1), dict(context_spec)))
-    for name, values in tf.io.parse_example(candidates, dict(candidate_spec)).items():
-        parsed[name] = tf.reshape(values, [batch, length, *values.shape[1:]])
+    sizes = tf.unstack(tf.shape(candidates))
+    for name, values in tf.io.parse_example(tf.reshape(candidates, [-1]), dict(candidate_spec)).items():
+        parsed[name] = tf.reshape(values, [*sizes, *values.shape[1:]])
     return parsed

@@ -18,7 +18,8 @@ from psad_tf.data.encoder import FeatureEncoder, chosen
 from psad_tf.data.parsing import candidate_spec, context_spec
 from psad_tf.export.checks import check_agreement, check_size
 from psad_tf.export.compiled_reranker import CompiledReranker
-from psad_tf.export.examples import parse_examples
+from psad_tf.export.examples import parse_examples, split_lists
+from psad_tf.export.padding import Padding
 from psad_tf.export.served_layers import ServedLayers
 from psad_tf.export.served_reranker import Scored, ServedReranker
 from psad_tf.features import (
@@ -130,7 +131,7 @@ class ServingModule(tf.Module):
         served = ServedReranker(encoder, reranker, layers, vocabulary_dir)
         self._score: Callable[..., Scored] = served
         if options.jit_compile:
-            self._score = CompiledReranker(served, encoder.declaration, self.limits)
+            self._score = CompiledReranker(served, encoder.declaration)
 
     def signatures(self) -> dict[str, Any]:
         """The concrete functions by signature name."""
@@ -147,21 +148,31 @@ class ServingModule(tf.Module):
 
     def _rerank_raw(self, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
         lists, candidates = tf.unstack(tf.shape(raw[ITEM_ID])[:2])
-        with tf.control_dependencies(check_agreement(raw) + check_size(lists, candidates, self.limits)):
+        with tf.control_dependencies([check_agreement(raw), *check_size(lists, candidates, self.limits)]):
             raw = {name: tf.identity(values) for name, values in raw.items()}
-        return self._rank(raw, raw.pop(BLOCKED, None))
+        if not self._options.jit_compile:
+            return self._rank(raw, raw.pop(BLOCKED, None))
+        padding = Padding.of(lists, candidates, self.limits)
+        raw = padding.of_raw(raw)
+        return padding.cut(self._rank(raw, raw.pop(BLOCKED, None)))
 
     def _rerank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        candidate = {
+        candidate_features = {
             name: feature
             for name, feature in candidate_spec(self._declaration).items()
             if name not in (RELEVANCE, NEGATIVE, SHOWN_POSITION, INITIAL_RANK)  # of no use to the student
         }
-        candidate[BLOCKED] = tf.io.FixedLenFeature([], tf.int64, 0)
-        context = context_spec(self._declaration)
-        del context[REQUEST_ID]
-        raw = parse_examples(examples, context, candidate, self.limits)
-        return self._rank(raw, tf.cast(raw[BLOCKED], tf.bool))
+        candidate_features[BLOCKED] = tf.io.FixedLenFeature([], tf.int64, 0)
+        context_features = context_spec(self._declaration)
+        del context_features[REQUEST_ID]
+        contexts, candidates = split_lists(examples, self.limits)
+        if self._options.jit_compile:
+            lists, length = tf.unstack(tf.shape(candidates))
+            padding = Padding.of(lists, length, self.limits)
+            contexts, candidates = padding.of_lists(contexts), padding.of_candidates(candidates)
+        raw = parse_examples(contexts, candidates, context_features, candidate_features)
+        answer = self._rank(raw, tf.cast(raw[BLOCKED], tf.bool))
+        return padding.cut(answer) if self._options.jit_compile else answer
 
     def _rank(self, raw: Mapping[str, tf.Tensor], blocked: tf.Tensor | None) -> dict[str, tf.Tensor]:
         item_ids = tf.squeeze(raw[ITEM_ID], -1)  # [batch, n]
@@ -178,11 +189,11 @@ class ServingModule(tf.Module):
         within = tf.range(tf.shape(order)[1]) < tf.expand_dims(length, 1)
         ranking = chosen(within, order, tf.fill(tf.shape(order), PADDING_POSITION))
         return {
-            SCORES: tf.identity(scored.scores, name=SCORES),
-            PROBABILITIES: tf.identity(scored.probabilities, name=PROBABILITIES),
-            RANKING: tf.identity(ranking, name=RANKING),
-            ITEM_IDS: tf.gather(shown_ids, order, batch_dims=1, name=ITEM_IDS),
-            LENGTH: tf.identity(length, name=LENGTH),
+            SCORES: scored.scores,
+            PROBABILITIES: scored.probabilities,
+            RANKING: ranking,
+            ITEM_IDS: tf.gather(shown_ids, order, batch_dims=1),
+            LENGTH: length,
         }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import input_pb2, predict_pb2
 
-from psad_tf.export.examples import parse_examples
+from psad_tf.export.examples import parse_examples, split_lists
 from psad_tf.serving.client.conversation import ModelChoice, examples_request
 from psad_tf.serving.contract import LIMITS_FILE, Limits
 
@@ -107,13 +107,12 @@ class Lists(tf.Module):
     def rank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The same for serialized lists; one that does not parse is an error."""
         raw = parse_examples(
-            examples,
+            *split_lists(examples, LIMITS),
             {"history_item_id": tf.io.FixedLenSequenceFeature([1], tf.string, True, default_value="")},
             {
                 "item_id": tf.io.FixedLenFeature([1], tf.string, ""),
                 "initial_score": tf.io.FixedLenFeature([], tf.float32, math.nan),
             },
-            LIMITS,
         )
         return self.rank(raw["item_id"], raw["history_item_id"], raw["initial_score"])
 
