@@ -16,7 +16,7 @@ def ideal_order(
     Args:
         labels: float32 [batch, n].
         ties: float32 [batch, n] in [0, 1).
-        slots: L, at most n.
+        slots: L; beyond n they are empty.
         where: bool [batch, n], the candidates that count; None counts all.
 
     Returns:
@@ -29,8 +29,9 @@ def ideal_order(
     where = everywhere(labels, where)
     keys = tf.where(where, labels + ties, -1.0)
     order = tf.argsort(keys, axis=-1, direction="DESCENDING", stable=True)[:, :slots]
+    order = tf.pad(order, [[0, 0], [0, tf.maximum(slots - tf.shape(labels)[1], 0)]])
     length = tf.reduce_sum(tf.cast(where, tf.int32), -1, keepdims=True)
-    return tf.where(tf.range(slots) < length, tf.cast(order, tf.int32), -1)
+    return tf.where(tf.range(slots) < length, tf.ensure_shape(order, [None, slots]), -1)
 
 
 def slot_availability(order: tf.Tensor, block_size: int, *, where: tf.Tensor) -> tf.Tensor:

@@ -292,10 +292,13 @@ class _CachedScorer:
 
     def begin(self) -> _State:
         memory = self.memory
-        room = tf.nest.map_structure(
-            lambda part: tf.zeros_like(tf.repeat(part[:, :, :1], self.slots, axis=2)), memory.cross
-        )
+        room = tf.nest.map_structure(self._of_slots, memory.cross)
         return _State(memory, room, tf.zeros_like(memory.pairs.sources[:, :1]))
+
+    def _of_slots(self, part: tf.Tensor) -> tf.Tensor:
+        """Zeros like keys or values [batch, heads, n, d] for slots in place of candidates."""
+        _, heads, _, dim = part.shape  # known, though batch and candidates need not be
+        return tf.zeros([tf.shape(part)[0], heads, self.slots, dim], part.dtype)
 
     def block(
         self, start: int | tf.Tensor, size: int, previous: tf.Tensor, state: _State

@@ -234,6 +234,57 @@ def test_decoding_under_xla_gives_the_same_list(model, strategy):
     np.testing.assert_allclose(compiled.scores, plain.scores, atol=1e-5)
 
 
+SIZES_APART = tiny.batch(4, 8, shortest=5, seed=10), tiny.batch(2, 4, shortest=2, seed=11)  # 4 is below L
+
+
+def any_size() -> dict[str, tf.TensorSpec]:
+    """What a graph knows that is traced for any number of lists and candidates."""
+    one, other = SIZES_APART
+    return {
+        name: tf.TensorSpec(
+            [
+                size if size == also else None
+                for size, also in zip(each.shape, other[name].shape, strict=True)
+            ],
+            each.dtype,
+        )
+        for name, each in one.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "block_size"), [("greedy", 1), ("assignment", 2), ("beam", 2)])
+def test_a_graph_for_lists_of_any_size_gives_the_same_list(model, strategy, block_size):
+    options = {"strategy": strategy, "beam_width": 3, "block_size": block_size}
+    graph = tf.function(
+        lambda encoded: model.generate(encoded, **options),
+        input_signature=[any_size()],
+        autograph=False,
+    )
+    for batch in SIZES_APART:
+        found, expected = graph(batch), model.generate(batch, **options)
+        slots = expected.order.shape[1]
+        np.testing.assert_array_equal(found.order[:, :slots], expected.order)
+        assert (found.order[:, slots:].numpy() == -1).all()
+        np.testing.assert_allclose(found.values[:, :slots], expected.values, atol=1e-5)
+        ranked = [np.argsort(-each.scores.numpy(), kind="stable") for each in (found, expected)]
+        np.testing.assert_array_equal(*ranked)
+
+
+@pytest.mark.slow
+def test_a_graph_for_lists_of_any_size_gives_the_same_losses(model):
+    graph = tf.function(
+        lambda batch, ties: model.compute_losses(batch, None, ties, tf.constant(1.0)),
+        input_signature=[any_size(), tf.TensorSpec([None, None])],
+        autograph=False,
+    )
+    for batch in SIZES_APART:
+        ties = tf.random.stateless_uniform(tf.shape(batch["labels"]), [1, 2])
+        expected = model.compute_losses(batch, None, ties, tf.constant(1.0))
+        for name, value in graph(batch, ties).items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, err_msg=name)
+
+
 def test_padding_that_gives_a_short_list_more_slots_leaves_the_losses_as_they_are(model):
     batch = tiny.batch(4, 5, shortest=2, seed=9)
     ties = tf.random.stateless_uniform([4, 5], [1, 2])

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import input_pb2
 
+from psad_tf.beam.pipeline import preprocess
 from psad_tf.config import DataConfig, DistillationConfig, OptimizerConfig, TrainConfig
 from psad_tf.data.list_folder import load_encoder
 from psad_tf.errors import InputError
@@ -23,7 +24,7 @@ from psad_tf.features import FeatureDeclaration, load_json
 from psad_tf.training import trainer as training
 from psad_tf.training.callbacks import ExactResume
 from psad_tf.training.run_folder import check_run, load_parts, load_psad, load_reranker, start_run
-from tests import tiny
+from tests import own_logs, tiny
 
 
 def settings(**changes: object) -> TrainConfig:
@@ -129,6 +130,19 @@ def test_resuming_on_other_lists_or_features_is_refused(lists_dir, tmp_path):
         check(lists=other)
     with pytest.raises(InputError, match="another feature declaration"):
         check(features=dataclasses.replace(declaration, max_candidates=9))
+
+
+@pytest.mark.slow
+def test_lists_of_several_sizes_train_in_one_graph(tmp_path):
+    declared = own_logs.declaration()
+    raw = own_logs.write(tmp_path / "raw", [3 + index % 6 for index in range(60)], declared)
+    preprocess(str(raw), str(tmp_path / "lists"), declared)
+    config = tiny.smallest(slots=5, data=DataConfig(batch_size=8, list_sizes=(5, 8)), epochs=1)
+    config = config.changed({"model": {"teacher": {"block_size": 2}}})
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        result = training.train(tmp_path / "lists", tmp_path / "run", config)
+    assert "padded to 5 or 8 candidates" in said.getvalue()
+    assert all(np.isfinite(value) for value in result.metrics["teacher"].values())
 
 
 def test_a_checkpoint_of_another_model_or_a_damaged_one_is_not_resumed(tmp_path):
