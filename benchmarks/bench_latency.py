@@ -38,7 +38,7 @@ from benchmarks.common import (
 from psad_tf.errors import InputError
 from psad_tf.files import write_json
 
-STUDENT = "student"
+STUDENT, EXPORTED = "student", "student_exported"
 ROUNDS = {1: 200, 32: 100, 256: 30}
 _TREES = 150
 
@@ -154,7 +154,8 @@ def make_calls(
     psad = models["psad"]
     psad.rank(batch)
     calls: dict[str, Callable[[], object]] = {
-        STUDENT: compiled_call(psad, lambda each: psad.reranker(each)["scores"], batch)
+        STUDENT: compiled_call(psad, lambda each: psad.reranker(each)["scores"], batch),
+        EXPORTED: exported_call(psad.reranker, encoder, batch),
     }
     for suffix, model in (("", psad), ("_all", whole)):
         if model is None:
@@ -170,6 +171,22 @@ def make_calls(
             model.rank(batch)
             calls[name] = compiled_call(model, model.rank, batch)
     return calls
+
+
+def exported_call(reranker: Any, encoder: Any, batch: Mapping[str, Any]) -> Callable[[], object]:
+    """The student as `psad export --jit_compile` compiles it: from ids and raw numbers to scores."""
+    import tempfile
+
+    from benchmarks.timing import as_request, compiled
+    from psad_tf.export.served_layers import ServedLayers
+    from psad_tf.export.served_reranker import ServedReranker
+
+    with tempfile.TemporaryDirectory() as folder:
+        served = ServedReranker(encoder, reranker, ServedLayers(reranker), folder)
+        request = as_request(encoder.declaration, batch)
+        call = compiled(lambda each: served(each, None).scores, request)
+    call.served = served  # type: ignore[attr-defined]  # the function refers to its tables weakly
+    return call
 
 
 def _decoded(model: Any, block_size: int, batch: Mapping[str, Any]) -> Any:
@@ -197,7 +214,7 @@ def _report(found: Mapping[str, Any], output_dir: str) -> None:
 
 
 def _model_order(name: str) -> tuple[int, int, str]:
-    if name == STUDENT:
+    if name in (STUDENT, EXPORTED):
         return (0, 0, name)
     if name.startswith("teacher"):
         return (1, int(name.removeprefix("teacher_k").removesuffix("_all")), name)

@@ -57,19 +57,26 @@ def compiled_call(
     values are no constants to the compiler.
     """
     served = ServedLayers(model)
+    with served.in_graph(model):
+        call = compiled(function, batch)
+    call.served = served  # type: ignore[attr-defined]  # the function refers to variables weakly
+    return call
+
+
+def compiled(function: Callable[..., tf.Tensor], batch: Mapping[str, tf.Tensor]) -> Callable[[], np.ndarray]:
+    """`function(batch)` compiled by XLA, its weights as they are; see `compiled_call`."""
     held = {key: tf.Variable(value, trainable=False) for key, value in batch.items()}
 
     @tf.function(jit_compile=True)
-    def compiled() -> tf.Tensor:
+    def of_held() -> tf.Tensor:
         return function({key: variable.value() for key, variable in held.items()})
 
-    with served.in_graph(model):
-        concrete = compiled.get_concrete_function()
+    concrete = of_held.get_concrete_function()
 
     def call() -> np.ndarray:
         return concrete().numpy()
 
-    call.held = held, served  # type: ignore[attr-defined]  # the function refers to variables weakly
+    call.held = held  # type: ignore[attr-defined]
     call.mflop = mflop(concrete.graph)  # type: ignore[attr-defined]
     return call
 
@@ -129,3 +136,16 @@ def random_batch(
     batch["initial_rank"] = tf.constant(np.tile(np.arange(candidates), (lists, 1)), tf.int32)
     batch["shown_position"] = batch["initial_rank"]
     return batch
+
+
+def as_request(declaration: FeatureDeclaration, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Encoded lists as the serving graph has a request after its lookups: ids, and a tensor per number."""
+    request = {name: tf.cast(each, tf.int64) for name, each in batch.items() if each.dtype == tf.int32}
+    for prefix, features, name in (
+        ("", declaration.context_dense, "context_dense"),
+        (HISTORY_PREFIX, declaration.history.dense, "history_dense"),
+        ("", declaration.candidate_dense, "candidate_dense"),
+    ):
+        names = [prefix + feature.name for feature in features]
+        request |= zip(names, tf.unstack(batch[name], axis=-1), strict=True)
+    return request
