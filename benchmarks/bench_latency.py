@@ -248,7 +248,7 @@ def draw(found: Mapping[str, Any], path: str) -> None:
         points = {int(setting[1:]): each[batch] for setting, each in found.items() if batch in each}
         for model in curves:
             at = sorted(n for n in points if model in points[n])
-            style = "-" if model == STUDENT else ("--" if model.startswith("teacher") else ":")
+            style = "-" if model in (STUDENT, EXPORTED) else "--" if model.startswith("teacher") else ":"
             times = [points[n][model]["median_ms"] for n in at]
             axis.plot(at, times, style, color=colors[model], marker="o", ms=3, label=model)
         axis.set_xscale("log")
