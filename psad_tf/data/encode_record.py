@@ -30,6 +30,7 @@ from psad_tf.features import (
     INITIAL_SCORE,
     ITEM_ID,
     USER_ID,
+    CategoricalFeature,
     FeatureDeclaration,
     LabelDeclaration,
 )
@@ -122,9 +123,12 @@ class RecordEncoder:
         self._score_at = self._dense.index(INITIAL_SCORE) if INITIAL_SCORE in self._dense else -1
         self._own_dense = [pair for pair in enumerate(self._dense) if pair[1] != INITIAL_SCORE]
         self._label = labeler(declaration.label)
-        self._attributes = attributes
-        self.item = functools.lru_cache(REMEMBERED_ITEMS)(self._item)
-        self._past = functools.lru_cache(REMEMBERED_ITEMS)(lambda item: self.item(text_of(item)).history)
+        # Not methods: in a cycle with the encoder, what is remembered would wait for Python's collector.
+        item = functools.lru_cache(REMEMBERED_ITEMS)(
+            functools.partial(_item, attributes, self._categorical, self._dense, self._history_categorical)
+        )
+        self.item = item
+        self._past = functools.lru_cache(REMEMBERED_ITEMS)(lambda past: item(text_of(past)).history)
 
     def interaction(self, time: int, item_id: str, feedback: Mapping[str, float | None] | None) -> bytes:
         """An interaction as bytes that sort as a history does: by time, item id and feedback.
@@ -230,15 +234,22 @@ class RecordEncoder:
                 own[index] = strings(value, feature.width)
         return tuple(own)
 
-    def _item(self, item_id: str) -> ItemValues:
-        attributes = self._attributes(item_id)
-        found = {**(attributes or {}), ITEM_ID: item_id}
-        return ItemValues(
-            attributes is not None,
-            tuple(strings(found.get(each.name), each.width) for each in self._categorical),
-            tuple(number(found.get(name)) for name in self._dense),
-            tuple(strings(found.get(each.name), each.width) for each in self._history_categorical),
-        )
+
+def _item(
+    attributes: Callable[[str], Mapping[str, Any] | None],
+    categorical: Sequence[CategoricalFeature],
+    dense: Sequence[str],
+    history_categorical: Sequence[CategoricalFeature],
+    item_id: str,
+) -> ItemValues:
+    known = attributes(item_id)
+    found = {**(known or {}), ITEM_ID: item_id}
+    return ItemValues(
+        known is not None,
+        tuple(strings(found.get(each.name), each.width) for each in categorical),
+        tuple(number(found.get(name)) for name in dense),
+        tuple(strings(found.get(each.name), each.width) for each in history_categorical),
+    )
 
 
 def strings(value: Any, width: int) -> Strings:
