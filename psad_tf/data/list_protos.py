@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from psad_tf.data.encode_record import ListValues, Strings
@@ -62,7 +62,9 @@ class ListSerializer:
         prefixes = [_features([(name, "float_list", [0.0])])[:-4] for name in names]
         self._pack_floats = struct.Struct("<" + "".join(f"{len(prefix)}sf" for prefix in prefixes)).pack
         self._floats = [each for prefix in prefixes for each in (prefix, 0.0)]
-        self._strings = functools.lru_cache(50_000)(self._serialized_strings)
+        # No method: see `RecordEncoder`.
+        serialize = functools.partial(_serialized_strings, self._categorical)
+        self._strings = functools.lru_cache(50_000)(serialize)
 
     def __call__(self, values: ListValues) -> bytes:
         """The serialized list."""
@@ -94,9 +96,9 @@ class ListSerializer:
             named.append((name, "float_list", numbers))
         return _features(named)
 
-    def _serialized_strings(self, values: tuple[Strings, ...]) -> bytes:
-        pairs = zip(self._categorical, values, strict=True)
-        return _features([(name, "bytes_list", each) for name, each in pairs])
+
+def _serialized_strings(names: Sequence[str], values: tuple[Strings, ...]) -> bytes:
+    return _features([(name, "bytes_list", each) for name, each in zip(names, values, strict=True)])
 
 
 def _features(named: Iterable[tuple[str, str, Any]]) -> bytes:

@@ -1,6 +1,8 @@
 """The record's rules, and the bytes that TensorFlow's own messages read."""
 
+import gc
 import math
+import weakref
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,3 +97,16 @@ def test_the_official_messages_read_what_is_serialized(items, past, time):
 
 def test_the_values_of_a_list_are_a_plain_tuple():
     assert isinstance(ENCODER.encode(_list()), ListValues)
+
+
+def test_what_is_remembered_goes_with_the_last_reference():
+    """A worker makes an encoder for each shard: in a cycle, all their items would wait for the collector."""
+    encoder, serializer = RecordEncoder(DECLARATION, ITEMS.get), ListSerializer(DECLARATION)
+    serializer(encoder.encode(_list()))
+    left = [weakref.ref(each) for each in (encoder, encoder.item, serializer, serializer._strings)]
+    gc.disable()
+    try:
+        del encoder, serializer
+        assert [each() for each in left] == [None] * 4
+    finally:
+        gc.enable()
