@@ -62,10 +62,14 @@ def end_of(process: BaseProcess, seconds: float = 240) -> int | None:
 
 
 def weights(run: pathlib.Path) -> dict[str, np.ndarray]:
+    """Every number of the last checkpoint: weights, the optimizer's, counters."""
     reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(run / "checkpoints")))
-    names = reader.get_variable_to_shape_map()
-    tensors = {name: reader.get_tensor(name) for name in names if "CHECKPOINTABLE" not in name}
-    return {name: value for name, value in tensors.items() if getattr(value, "dtype", None) == np.float32}
+    tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+    return {
+        name: np.asarray(value)
+        for name, value in tensors.items()
+        if "save_counter" not in name and np.asarray(value).dtype.kind in "fiu"
+    }
 
 
 def history(run: pathlib.Path) -> list[dict]:
@@ -90,11 +94,11 @@ def straight(lists_dir, tmp_path_factory) -> pathlib.Path:
 
 
 def test_a_run_killed_by_sigkill_at_random_steps_ends_in_the_same_weights(lists_dir, straight, tmp_path):
-    run = tmp_path / "run"
-    step = random.randint(1, STEPS - 4)
-    every = SETTINGS.checkpoint_steps
-    save = random.randrange(step + every - step % every, STEPS + 1, every)
-    kills = [("step", step), ("save", save)]
+    run, every = tmp_path / "run", SETTINGS.checkpoint_steps
+    first = random.randint(1, every - 1)  # before a checkpoint
+    second = random.randint(every, STEPS - 4)
+    save = random.randrange(second + every - second % every, STEPS + 1, every)
+    kills = [("step", first), ("step", second), ("save", save)]
     print(f"kills: {kills}")  # shown when the test fails
     for index, kill in enumerate(kills):
         resume = ["--resume"] if index else []

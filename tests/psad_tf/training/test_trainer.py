@@ -60,36 +60,6 @@ def weights(run_dir: str) -> dict[str, np.ndarray]:
     }
 
 
-class Killed(BaseException):
-    """Stands for a signal: nothing in the library catches it."""
-
-
-@pytest.mark.slow
-def test_a_run_stopped_before_and_after_a_checkpoint_resumes_to_the_same_weights_bit_for_bit(
-    lists_dir, finished, tmp_path, monkeypatch
-):
-    folder, kills = str(tmp_path / "run"), [1, 3]
-    end = ExactResume.on_train_batch_end
-
-    def stop(self, batch, logs=None):
-        end(self, batch, logs)
-        if kills and int(self.model.step.numpy()) == kills[0]:
-            kills.pop(0)
-            raise Killed
-
-    monkeypatch.setattr(ExactResume, "on_train_batch_end", stop)
-    for resume in (False, True):
-        with pytest.raises(Killed):
-            training.train(lists_dir, folder, settings(), resume=resume, verbose=False)
-        assert not os.path.exists(folder)
-    training.train(lists_dir, folder, settings(), resume=True, verbose=False)
-    straight, resumed = weights(finished), weights(folder)
-    assert straight.keys() == resumed.keys()
-    for name, value in straight.items():
-        if hasattr(value, "dtype") and value.dtype != object and "save_counter" not in name:
-            np.testing.assert_array_equal(value, resumed[name], err_msg=name)
-
-
 def test_an_unfinished_run_is_neither_overwritten_nor_evaluated(lists_dir, tmp_path):
     folder = str(tmp_path / "run")
     os.makedirs(folder + ".partial")
