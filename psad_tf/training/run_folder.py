@@ -118,8 +118,8 @@ def _check_same_run(
         )
 
 
-def load_parts(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, TrainConfig]:
-    """Encoder and configuration of a run.
+def check_finished(run_dir: str | os.PathLike[str]) -> None:
+    """Refuses what is not a finished run, at once.
 
     Raises:
         InputError: The folder is missing or not a run.
@@ -129,6 +129,16 @@ def load_parts(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, TrainCo
         raise InputError(f"{folder}: no such run folder (make one with 'psad train')")
     if not os.path.isfile(os.path.join(folder, "metrics.json")):
         raise InputError(f"{folder}: is not a finished run (it has no metrics.json)")
+
+
+def load_parts(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, TrainConfig]:
+    """Encoder and configuration of a run.
+
+    Raises:
+        InputError: The folder is missing or not a run.
+    """
+    check_finished(run_dir)
+    folder = os.fspath(run_dir)
     config = load_train_config(os.path.join(folder, "config.json"))
     declaration = load_declaration(os.path.join(folder, "features.json"))
     return load_encoder(folder, declaration), config

@@ -79,7 +79,10 @@ def test_missing_raw_data(capsys, tmp_path):
 
 
 def test_missing_run(capsys, tmp_path, lists_dir):
-    error = fails(capsys, "evaluate", "--run_dir", str(tmp_path / "no"), "--lists_dir", str(lists_dir))
+    evaluate = ["evaluate", "--run_dir", str(tmp_path / "no"), "--lists_dir", str(lists_dir)]
+    assert cli.main(evaluate) == 2
+    assert capsys.readouterr().out == ""  # nothing is announced that will not be done
+    error = fails(capsys, *evaluate)
     assert "no such run folder" in error
     assert "no such run folder" in fails(
         capsys, "export", "--run_dir", str(tmp_path / "no"), "--base_dir", str(tmp_path / "serving")
