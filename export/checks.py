@@ -38,7 +38,8 @@ def check_agreement(raw: Mapping[str, tf.Tensor]) -> tf.Operation:
     Args:
         raw: Inputs of `serving_default` or `rerank_masked`.
     """
-    lists, candidates = tf.split(tf.shape(raw[ITEM_ID])[:2], 2)
+    shape = tf.shape(raw[ITEM_ID])
+    lists, candidates = shape[:1], shape[1:2]
     past = tf.shape(raw[HISTORY_PREFIX + ITEM_ID])[1:2]
     names: list[str] = []
     found, expected = [], []
@@ -50,7 +51,7 @@ def check_agreement(raw: Mapping[str, tf.Tensor]) -> tf.Operation:
         expected += [*sizes, values.shape[len(sizes) :]]
     sizes, expected = tf.concat(found, 0), tf.concat(expected, 0)
     agrees = tf.equal(sizes, expected)
-    wrong = tf.argmin(tf.cast(agrees, tf.int32))
+    wrong = tf.math.top_k(tf.cast(~agrees, tf.int32)).indices  # the first, [1]
     said = ["input", tf.gather(names, wrong), "disagrees with the item ids; a size of it, and theirs:"]
     said += [tf.gather(sizes, wrong), tf.gather(expected, wrong)]
     return tf.debugging.Assert(tf.reduce_all(agrees), said)

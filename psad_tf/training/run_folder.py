@@ -167,7 +167,7 @@ def load_reranker(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, Rera
     encoder, config = load_parts(run_dir)
     reranker = Reranker(encoder.declaration, encoder.vocabulary_sizes, config.model)
     build(reranker, encoder.declaration)
-    _restore(run_dir, tf.train.Checkpoint(reranker=reranker))
+    restore_checkpoint(best_checkpoint(run_dir), tf.train.Checkpoint(reranker=reranker))
     return encoder, reranker, config
 
 
@@ -186,13 +186,9 @@ def load_psad(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, PSAD, Tr
 
     encoder, config = load_parts(run_dir)
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config)
-    _restore(run_dir, tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher))
+    saved = tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher)
+    restore_checkpoint(best_checkpoint(run_dir), saved)
     return encoder, model, config
-
-
-def _restore(run_dir: str | os.PathLike[str], checkpoint: tf.train.Checkpoint) -> None:
-    """Fills the variables of `checkpoint` from the run's best checkpoint."""
-    restore_checkpoint(best_checkpoint(run_dir), checkpoint)
 
 
 def restore_checkpoint(path: str, checkpoint: tf.train.Checkpoint, whole: bool = False) -> None:
@@ -208,7 +204,10 @@ def restore_checkpoint(path: str, checkpoint: tf.train.Checkpoint, whole: bool =
     """
     try:
         status = checkpoint.restore(path)
-        status.assert_consumed() if whole else status.assert_existing_objects_matched().expect_partial()
+        if whole:
+            status.assert_consumed()
+        else:
+            status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError) as error:
         raise InputError(
             f"{path}: does not fit the run's configuration, or another version of psad_tf wrote it: "
