@@ -18,6 +18,7 @@ from psad_tf.errors import InputError
 from psad_tf.export.inspect import folder_bytes
 from psad_tf.export.warmup import raw_tensors
 from psad_tf.features import RELEVANCE
+from psad_tf.masking import LARGE_NEGATIVE
 from psad_tf.metrics import per_list_metrics
 from psad_tf.serving.contract import (
     BLOCKED,
@@ -41,16 +42,18 @@ class Parity:
     Attributes:
         lists: Lists compared.
         max_abs_diff: Largest difference of a score or probability, by signature.
+        max_abs_score: Largest absolute score of a candidate in process, at least 1.
         same_order: Share of lists whose ranking is the in-process one, ties apart, by signature.
         ndcg_at_10: Mean NDCG@10 of the exported model.
         ndcg_at_10_in_process: The same of the model in process.
         latency_ms: Median time of one list in process, by signature.
         bytes: Size of the exported files.
-        tolerance: Largest difference that passes.
+        tolerance: Largest difference that passes, as a share of `max_abs_score`.
     """
 
     lists: int
     max_abs_diff: dict[str, float]
+    max_abs_score: float
     same_order: dict[str, float]
     ndcg_at_10: float
     ndcg_at_10_in_process: float
@@ -61,7 +64,7 @@ class Parity:
     @property
     def passed(self) -> bool:
         """Whether every difference is within the tolerance."""
-        return max(self.max_abs_diff.values()) <= self.tolerance
+        return max(self.max_abs_diff.values()) <= self.tolerance * self.max_abs_score
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready data."""
@@ -85,7 +88,8 @@ def check_parity(
         lists_dir: Folder of lists.
         split: Which lists.
         n: How many.
-        tolerance: Largest difference that passes; float16 weights need about 1e-3.
+        tolerance: Largest difference that passes, relative to the largest absolute score where that is
+            above 1, as rounding grows with it; float16 weights need about 1e-3.
 
     Raises:
         InputError: A folder is not what it should be, there are no lists, or `n` or `tolerance` is
@@ -114,6 +118,7 @@ def check_parity(
         for name in (SERVING_DEFAULT, RERANK_EXAMPLES, RERANK_MASKED)
     }
     difference = dict.fromkeys(callers, 0.0)
+    max_abs_score = 1.0
     agreeing = dict.fromkeys(callers, 0)
     quality: dict[str, list[np.ndarray]] = {"exported": [], "in process": []}
     for start in range(0, len(lists), _BATCH):
@@ -122,6 +127,7 @@ def check_parity(
         expected = {name: value.numpy() for name, value in in_process(raw).items()}
         labels = raw[RELEVANCE].numpy()
         mask = labels >= 0.0
+        max_abs_score = max(max_abs_score, largest_score(expected["scores"]))
         for name, call in callers.items():
             outputs = {key: value.numpy() for key, value in call(batch).items()}
             for key, values in expected.items():
@@ -134,6 +140,7 @@ def check_parity(
     return Parity(
         lists=len(lists),
         max_abs_diff=difference,
+        max_abs_score=max_abs_score,
         same_order={name: count / len(lists) for name, count in agreeing.items()},
         ndcg_at_10=_mean(quality["exported"]),
         ndcg_at_10_in_process=_mean(quality["in process"]),
@@ -161,6 +168,11 @@ def _load(model_dir: str) -> Any:
 def _mean(parts: list[np.ndarray]) -> float:
     values = np.concatenate(parts)
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def largest_score(scores: np.ndarray) -> float:
+    """The largest absolute score of a candidate, at least 1: what rounding errors are in proportion to."""
+    return float(np.max(np.abs(scores), initial=1.0, where=scores > LARGE_NEGATIVE))
 
 
 def _same_order(ranking: np.ndarray, scores: np.ndarray) -> int:

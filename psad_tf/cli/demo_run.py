@@ -145,6 +145,7 @@ def run_demo(config: DemoConfig) -> dict[str, Any]:
         "serving": {
             "requests": served.requests,
             "max_abs_diff": served.max_abs_diff,
+            "max_abs_score": served.max_abs_score,
             "p50_ms": served.p50_ms,
             "p99_ms": served.p99_ms,
         },

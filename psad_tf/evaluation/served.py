@@ -13,6 +13,7 @@ from tensorflow_serving.apis import input_pb2
 from psad_tf.data.list_folder import read_serialized
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
+from psad_tf.export.parity import largest_score
 from psad_tf.features import REQUEST_ID
 from psad_tf.serving.client import CallPolicy, ModelChoice, RerankClient
 from psad_tf.serving.server import EmbeddedServer, single_model_config
@@ -28,6 +29,7 @@ class ServedComparison:
     Attributes:
         requests: Lists sent, one a request.
         max_abs_diff: Largest difference of a score or a probability from the in-process model's.
+        max_abs_score: Largest absolute score of a candidate in process, at least 1: rounding grows with it.
         same_order: Lists whose ranking puts the in-process scores in descending order.
         p50_ms: Median latency as the client saw it.
         p99_ms: 99th percentile of the same.
@@ -36,6 +38,7 @@ class ServedComparison:
 
     requests: int
     max_abs_diff: float
+    max_abs_score: float
     same_order: int
     p50_ms: float
     p99_ms: float
@@ -77,7 +80,7 @@ def compare_over_grpc(
     name = os.path.basename(base_path)
     config = single_model_config(name, base_path)
     config.model_config_list.config[0].model_version_policy.specific.versions.append(int(version))
-    difference, same_order = 0.0, 0
+    difference, max_abs_score, same_order = 0.0, 1.0, 0
     latencies: list[float] = []
     rankings: dict[str, list[str]] = {}
     with (
@@ -98,6 +101,7 @@ def compare_over_grpc(
                         f"{os.fspath(model_dir)}: {key} has {served.size} values for {values.size}"
                     )
                 difference = max(difference, float(np.max(np.abs(served - values), initial=0.0)))
+            max_abs_score = max(max_abs_score, largest_score(expected["scores"]))
             scores, ranking = expected["scores"], np.array(outputs["ranking"].int_val, int)
             same_order += int(np.array_equal(scores[ranking], -np.sort(-scores)[: len(ranking)]))
             item_ids = [each.decode() for each in outputs["item_ids"].string_val if each]
@@ -105,6 +109,7 @@ def compare_over_grpc(
     return ServedComparison(
         len(lists),
         difference,
+        max_abs_score,
         same_order,
         float(np.percentile(latencies, 50)),
         float(np.percentile(latencies, 99)),

@@ -36,8 +36,8 @@ VALUES = {
 }
 
 
-def make_run(folder: pathlib.Path, seed: int = 1) -> pathlib.Path:
-    """Writes a run folder with random weights."""
+def make_run(folder: pathlib.Path, seed: int = 1, gain: float = 1.0) -> pathlib.Path:
+    """Writes a run folder with random weights; scores grow with `gain`."""
     (folder / "vocabularies").mkdir(parents=True)
     for name, values in VALUES.items():
         (folder / "vocabularies" / f"{name}.txt").write_text("".join(f"{value}\n" for value in values))
@@ -54,6 +54,8 @@ def make_run(folder: pathlib.Path, seed: int = 1) -> pathlib.Path:
     encoder = load_encoder(folder, DECLARATION)
     reranker = Reranker(DECLARATION, encoder.vocabulary_sizes, CONFIG.model)
     build(reranker, DECLARATION)
+    for layer in (reranker.student.first, reranker.student.refine[-1].out):
+        layer.kernel.assign(gain * layer.kernel)
     tf.train.Checkpoint(reranker=reranker).save(str(folder / "best" / "ckpt"))
     return folder
 
