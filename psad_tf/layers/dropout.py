@@ -34,11 +34,24 @@ def hashed_uniform(shape: tf.Tensor, seed: tf.Tensor, label: str) -> tf.Tensor:
     size = tf.reduce_prod(shape)
     context = tf.distribute.get_replica_context()
     first = 0 if context is None else context.replica_id_in_sync_group * size
-    place = tf.cast(tf.range(size) + first, tf.uint32)
-    state = tf.reduce_sum(tf.bitcast(seed, tf.uint32) * _SEED_FACTORS) + zlib.crc32(label.encode())
-    bits = _hash32(tf.bitwise.bitwise_xor(_hash32(place), state))
+    label_hash = tf.constant(zlib.crc32(label.encode()), tf.uint32)
+    return tf.reshape(_drawn(tf.range(size) + first, seed, label_hash), shape)
+
+
+# Traced once: a train step has some twenty layers that draw, of forty operations each.
+@tf.function(
+    input_signature=[
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([2], tf.int32),
+        tf.TensorSpec([], tf.uint32),
+    ],
+    autograph=False,
+)
+def _drawn(place: tf.Tensor, seed: tf.Tensor, label_hash: tf.Tensor) -> tf.Tensor:
+    state = tf.reduce_sum(tf.bitcast(seed, tf.uint32) * _SEED_FACTORS) + label_hash
+    bits = _hash32(tf.bitwise.bitwise_xor(_hash32(tf.cast(place, tf.uint32)), state))
     top = tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.int32)  # 24 bits: exact
-    return tf.reshape(tf.cast(top, tf.float32) * 2.0**-24, shape)
+    return tf.cast(top, tf.float32) * 2.0**-24
 
 
 def _hash32(x: tf.Tensor) -> tf.Tensor:

@@ -72,7 +72,7 @@ class TwoRateAdam(tf.keras.optimizers.Adam):
         """One Adam step: v <- v - rate * m_hat / (sqrt(v_hat) + epsilon)."""
         if self._shared is None:
             step = tf.cast(self.iterations + 1, tf.float32)
-            rate = tf.cast(self.learning_rate, tf.float32)
+            rate = tf.convert_to_tensor(self.learning_rate)  # read once
             betas = tf.constant(self.beta_1), tf.constant(self.beta_2)
             powers = (tf.pow(beta, step) for beta in betas)
             self._shared = rate, rate * self.embedding_ratio, *betas, *powers, tf.constant(self.epsilon)
