@@ -59,9 +59,13 @@ def _run_list_value(arguments: argparse.Namespace) -> None:
     from psad_tf.training.devices import silence_xla
 
     silence_xla()
-    print(f"Ranking the {arguments.split} lists ...", flush=True)
     report = estimate_list_values(
-        arguments.run_dir, arguments.list_value, arguments.lists_dir, arguments.split, arguments.slots
+        arguments.run_dir,
+        arguments.list_value,
+        arguments.lists_dir,
+        arguments.split,
+        arguments.slots,
+        verbose=True,
     ).report()
     path = arguments.output or os.path.join(arguments.run_dir, f"list_value_{arguments.split}.json")
     write_json(path, {"evaluator": os.path.basename(arguments.list_value.rstrip(os.sep)), **report})
@@ -81,8 +85,9 @@ def _run_metrics(arguments: argparse.Namespace) -> None:
     from psad_tf.training.devices import silence_xla
 
     silence_xla()
-    print(f"Ranking the {arguments.split} lists ...", flush=True)
-    evaluation = evaluate_run(arguments.run_dir, arguments.lists_dir, arguments.split, arguments.convention)
+    evaluation = evaluate_run(
+        arguments.run_dir, arguments.lists_dir, arguments.split, arguments.convention, verbose=True
+    )
     means = evaluation.means()
     path = arguments.output or os.path.join(arguments.run_dir, f"evaluation_{arguments.split}.json")
     groups = evaluation.by_history() if arguments.by_history else []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,23 @@ def history_groups(lengths: np.ndarray, groups: int = 4) -> list[tuple[dict[str,
     return found
 
 
+def ranked_batches(lists: ListDataset, verbose: bool) -> Iterator[dict[str, tf.Tensor]]:
+    """The batches of lists that are ranked one after another.
+
+    Args:
+        lists: Ready to be ranked.
+        verbose: Say that they are, with a progress bar on a terminal.
+    """
+    if verbose:
+        print(f"Ranking the {lists.split} lists ...", flush=True)
+    shown = verbose and sys.stdout.isatty()
+    bar = tf.keras.utils.Progbar(lists.steps_per_epoch, unit_name="batch") if shown else None
+    for number, batch in enumerate(lists.batches(), start=1):
+        yield batch
+        if bar is not None:
+            bar.update(number)
+
+
 class Evaluator:
     """Ranks the lists of one split, again and again, in one compiled graph.
 
@@ -111,13 +129,17 @@ class Evaluator:
         self.convention = convention
         self._rank = tf.function(rank, jit_compile=jit_compile, autograph=False)
 
-    def run(self) -> Evaluation:
-        """Ranks every list and computes its metrics; `initial` is always among the models."""
+    def run(self, verbose: bool = False) -> Evaluation:
+        """Ranks every list and computes its metrics; `initial` is always among the models.
+
+        Args:
+            verbose: See `ranked_batches`.
+        """
         collected: dict[str, dict[str, list[np.ndarray]]] = {}
         agreement: list[np.ndarray] = []
         lengths: list[np.ndarray] = []
         try:
-            for batch in self.lists.batches():
+            for batch in ranked_batches(self.lists, verbose):
                 self._collect(batch, collected, agreement)
                 lengths.append(batch["history_mask"].numpy().sum(1))
         except (tf.errors.DataLossError, tf.errors.InvalidArgumentError) as error:
@@ -177,6 +199,7 @@ def evaluate_run(
     lists_dir: str | os.PathLike[str],
     split: str,
     convention: Convention = "psad",
+    verbose: bool = False,
 ) -> Evaluation:
     """Evaluates a finished run on one split of a list folder.
 
@@ -185,6 +208,7 @@ def evaluate_run(
         lists_dir: What `psad preprocess` wrote.
         split: `train`, `valid` or `test`.
         convention: Of `per_list_metrics`.
+        verbose: See `ranked_batches`.
 
     Raises:
         InputError: A folder is missing, not whole, the two do not fit, or no list of the split has a
@@ -198,7 +222,7 @@ def evaluate_run(
     data = dataclasses.replace(config.data, cache=False)
     lists = ListDataset(lists_dir, split, encoder, _evaluation_data(data))
     lists.check_positives()
-    return Evaluator(lists, model.rank, config.jit_compile, convention).run()
+    return Evaluator(lists, model.rank, config.jit_compile, convention).run(verbose)
 
 
 def _evaluation_data(config: DataConfig) -> DataConfig:

@@ -24,6 +24,7 @@ from psad_tf.config import TrainConfig
 from psad_tf.data.batches import ListDataset, filled_batch
 from psad_tf.data.list_folder import check_lists
 from psad_tf.errors import InputError
+from psad_tf.evaluation.evaluate import ranked_batches
 from psad_tf.features import INITIAL_RANK, load_json
 from psad_tf.training.run_folder import best_checkpoint, load_parts, load_psad
 
@@ -83,6 +84,7 @@ def estimate_list_values(
     lists_dir: str | os.PathLike[str],
     split: str,
     slots: int | None = None,
+    verbose: bool = False,
 ) -> ListValues:
     """Values the initial, the student's and the teacher's lists of a run by another run's teacher.
 
@@ -92,6 +94,7 @@ def estimate_list_values(
         lists_dir: What `psad preprocess` wrote.
         split: Its lists to rank.
         slots: Slots to value; by default the shorter of the two runs' lists.
+        verbose: See `ranked_batches`.
 
     Raises:
         InputError: The evaluator is not independent of the run, or a folder is missing or does not fit.
@@ -125,7 +128,7 @@ def estimate_list_values(
         }
 
     collected: dict[str, list[np.ndarray]] = {}
-    for pair in zip(lists.batches(), judged.batches(), strict=True):
+    for pair in zip(ranked_batches(lists, verbose), judged.batches(), strict=True):
         count = len(pair[0]["mask"])
         for name, values in value(*(filled_batch(batch, data.batch_size) for batch in pair)).items():
             collected.setdefault(name, []).append(values.numpy()[:count])

@@ -107,13 +107,14 @@ def arguments_of(step: str, world: pathlib.Path, output: pathlib.Path, **changed
     return [step, *options[step]]
 
 
-def refused(capfd, arguments: list[str]) -> str:
-    """Runs a command that must fail; gives its one line of error."""
+def refused(capfd, arguments: list[str], begun: bool = False) -> str:
+    """Runs a command that must fail, before it ranks lists if not `begun`; gives its one line of error."""
     capfd.readouterr()
     assert main(arguments) == 2
-    error = capfd.readouterr().err
-    assert error.startswith("psad: ") and error.count("\n") == 1, error
-    return error
+    said = capfd.readouterr()
+    assert said.err.startswith("psad: ") and said.err.count("\n") == 1, said.err
+    assert begun or "Ranking" not in said.out
+    return said.err
 
 
 @pytest.fixture
@@ -131,7 +132,7 @@ def full_disk(tmp_path):
 
 @pytest.mark.parametrize("step", ["simulate", "preprocess", "train", "evaluate", "export", "report"])
 def test_a_full_disk_is_one_line_and_leaves_nothing_whole(world, full_disk, capfd, step):
-    error = refused(capfd, arguments_of(step, world, full_disk / "out"))
+    error = refused(capfd, arguments_of(step, world, full_disk / "out"), begun=True)
     assert "the disk is full" in error and str(full_disk) in error
     left = {str(path.relative_to(full_disk)) for path in full_disk.rglob("*")}
     assert left <= {"other", "out", "out/psad"}, "the folder for versions may stay, without any"

@@ -74,9 +74,11 @@ def test_the_command_writes_values_and_differences_with_intervals(runs, lists_di
         one, other = pair.split(" - ")
         assert facts["mean"] == pytest.approx(report["values"][one] - report["values"][other], abs=1e-6)
         assert facts["low"] <= facts["mean"] <= facts["high"]
-    assert str(output) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("Ranking the test lists ...\n") and str(output) in said
     assert main(["evaluate", *arguments, "--list_value", str(runs["run"])]) == 2
-    assert "is the run that it is to judge" in capsys.readouterr().err
+    refused = capsys.readouterr()
+    assert "is the run that it is to judge" in refused.err and not refused.out
     assert main(["evaluate", *arguments, "--slots", "3"]) == 2
 
 
