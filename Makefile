@@ -88,7 +88,8 @@ docs: setup-dev links
 
 unit: setup-dev
 	@command -v java >/dev/null 2>&1 || echo "Java is not installed: the tests on a Flink cluster are left out"
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@# Three processes on two cores: some tests wait for processes of their own.
+	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # Each prints a table and writes benchmarks/results/<name>.json and a picture.
 bench-quality bench-ablation bench-latency bench-beam bench-serving bench-train: bench-%: setup-dev
