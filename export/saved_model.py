@@ -58,7 +58,7 @@ def export_saved_model(
 
     Raises:
         InputError: The run is not whole or has diverged, the name or version is impossible, the version
-            exists, or a number of warm-up candidates is impossible.
+            exists, a number of warm-up candidates is impossible, or a weight is beyond float16.
     """
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", model_name) or model_name.strip(".") == "":
         raise InputError(f"model name {model_name!r}: use letters, digits, '_', '-' and '.'")

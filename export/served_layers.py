@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from psad_tf.errors import InputError
 from psad_tf.export.half_precision import HalfVariable
 from psad_tf.features import PADDING_ID
 from psad_tf.layers.embedding import CompositionalEmbedding, TableEmbedding
@@ -52,7 +53,7 @@ class ServedLayers:
                 values[PADDING_ID] = 0.0
             half = float16 and values.ndim >= 2
             if half:
-                values = values.astype(np.float16)
+                values = halved(values, name)
             stored = tf.Variable(values, trainable=False, name=name)
             self.variables.append(stored)
             if weight.ref() in rows | factors:
@@ -109,8 +110,9 @@ class ServedLayers:
 
     def constant(self, values: np.ndarray) -> tf.Tensor:
         """A constant of the current graph, float32; matrices lie in half the bytes with float16."""
-        half = self._float16 and values.ndim >= 2
-        return tf.cast(tf.constant(values, tf.float16 if half else tf.float32), tf.float32)
+        if self._float16 and values.ndim >= 2:
+            return tf.cast(tf.constant(halved(values, "a matrix of the graph")), tf.float32)
+        return tf.constant(values, tf.float32)
 
     def affine(self, inputs: tf.Tensor, kernel: np.ndarray, bias: np.ndarray) -> tf.Tensor:
         """x W + b of rows [m, d]; a bias of zeros is left out."""
@@ -139,6 +141,19 @@ class ServedLayers:
 
     def _constant(self, weight: tf.Variable) -> tf.Tensor:
         return tf.cast(tf.constant(self._constants[weight.ref()], name=_name(weight)), weight.dtype)
+
+
+def halved(values: np.ndarray, name: str) -> np.ndarray:
+    """Weights as float16.
+
+    Raises:
+        InputError: One would become infinite.
+    """
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise InputError(f"{name} has values beyond 65,504, float16's largest: export without float16")
+    return half
 
 
 def _name(weight: tf.Variable) -> str:

@@ -100,7 +100,8 @@ def compare_over_grpc(
                     raise InputError(
                         f"{os.fspath(model_dir)}: {key} has {served.size} values for {values.size}"
                     )
-                difference = max(difference, float(np.max(np.abs(served - values), initial=0.0)))
+                worst = np.max(np.abs(served - values), initial=0.0)
+                difference = float(np.maximum(difference, worst))  # NaN stays
             max_abs_score = max(max_abs_score, largest_score(expected["scores"]))
             scores, ranking = expected["scores"], np.array(outputs["ranking"].int_val, int)
             same_order += int(np.array_equal(scores[ranking], -np.sort(-scores)[: len(ranking)]))

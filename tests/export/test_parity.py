@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from psad_tf.cli.main import main
 from psad_tf.errors import InputError
 from psad_tf.evaluation.served import compare_over_grpc
+from psad_tf.export import parity
 from psad_tf.export.parity import check_parity
 from psad_tf.export.saved_model import export_saved_model
+from psad_tf.serving.contract import RERANK_EXAMPLES, RERANK_MASKED, SERVING_DEFAULT
 from tests.export.tiny_run import SIZES, make_run
 
 pytestmark = pytest.mark.slow
@@ -34,6 +37,27 @@ def test_large_scores_may_differ_by_more(tmp_path: pathlib.Path, tiny_lists: pat
     served = compare_over_grpc(run, version, tiny_lists)
     assert served.max_abs_score == pytest.approx(found.max_abs_score)
     assert served.max_abs_diff <= 1e-5 * served.max_abs_score
+
+
+@pytest.mark.parametrize("name", [SERVING_DEFAULT, RERANK_EXAMPLES, RERANK_MASKED])
+def test_scores_that_are_no_numbers_do_not_pass(
+    tiny_run: pathlib.Path,
+    exported: pathlib.Path,
+    tiny_lists: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    caller = parity._caller
+
+    def spoilt(signature: object, of: str, declaration: object) -> Callable[[Sequence[bytes]], dict]:
+        def call(lists: Sequence[bytes]) -> dict:
+            answer = dict(caller(signature, of, declaration)(lists))
+            return answer | ({"scores": answer["scores"] * float("nan")} if of == name else {})
+
+        return call
+
+    monkeypatch.setattr(parity, "_caller", spoilt)
+    assert not check_parity(tiny_run, exported, tiny_lists).passed
 
 
 def test_the_command_fails_when_the_export_is_of_other_weights(

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -269,6 +270,18 @@ def test_no_candidates_is_an_empty_ranking_not_an_error(signatures: Any) -> None
     assert list(answer["item_ids"][0]) in ([], [b""])
 
 
+def changed_run(
+    run: pathlib.Path, copy: pathlib.Path, change: Callable[[tf.keras.Model], None]
+) -> pathlib.Path:
+    """A copy of a run whose weights are changed."""
+    _, reranker, _ = load_reranker(run)
+    change(reranker)
+    shutil.copytree(run, copy)
+    shutil.rmtree(copy / "best")
+    tf.train.Checkpoint(reranker=reranker).save(str(copy / "best" / "ckpt"))
+    return copy
+
+
 def test_float16_ranks_as_the_plain_graph_does(
     tiny_run: pathlib.Path, tmp_path: pathlib.Path, signatures: Any
 ) -> None:
@@ -305,6 +318,30 @@ def test_float16_halves_the_matrices_on_disk(
     sizes = [(each / "variables/variables.data-00000-of-00001").stat().st_size for each in (path, exported)]
     assert sizes[0] < 0.75 * sizes[1]
     assert summarize(path).parameters_exported == summarize(exported).parameters_exported
+
+
+@pytest.mark.parametrize(
+    ("names", "value"),
+    [
+        (["item_id/embedding_table"], 7e4),
+        (["position_mixture/kernel"], 7e4),
+        (["candidate/out/kernel", "student_scorer/candidate/kernel"], 3e2),  # whose product is served
+    ],
+    ids=["table", "kernel", "product"],
+)
+def test_a_weight_that_float16_cannot_hold_is_refused(
+    tiny_run: pathlib.Path, tmp_path: pathlib.Path, names: list[str], value: float
+) -> None:
+    def enlarge(reranker: tf.keras.Model) -> None:
+        weights = [each for each in reranker.trainable_variables if any(name in each.name for name in names)]
+        assert len(weights) == len(names)
+        for weight in weights:
+            weight.assign(tf.fill(weight.shape, value))
+
+    run = changed_run(tiny_run, tmp_path / "run", enlarge)
+    with pytest.raises(InputError, match="beyond 65,504, float16's largest: export without float16"):
+        export_saved_model(run, tmp_path / "models", options=GraphOptions(float16=True))
+    assert not list((tmp_path / "models").rglob("saved_model.pb"))
 
 
 def test_top_m_shortens_the_ranking_only(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -395,12 +432,11 @@ def test_a_number_that_another_export_writes_is_refused(tmp_path: pathlib.Path) 
 
 
 def test_a_run_that_diverged_is_not_exported(tiny_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    _, reranker, _ = load_reranker(tiny_run)
-    weight = reranker.trainable_variables[0]
-    weight.assign(tf.fill(weight.shape, float("nan")))
-    run = shutil.copytree(tiny_run, tmp_path / "run")
-    shutil.rmtree(run / "best")
-    tf.train.Checkpoint(reranker=reranker).save(str(run / "best" / "ckpt"))
+    def spoil(reranker: tf.keras.Model) -> None:
+        weight = reranker.trainable_variables[0]
+        weight.assign(tf.fill(weight.shape, float("nan")))
+
+    run = changed_run(tiny_run, tmp_path / "run", spoil)
     with pytest.raises(InputError, match="not finite numbers: the training diverged"):
         export_saved_model(run, tmp_path / "models")
 
