@@ -8,7 +8,6 @@ import re
 import tempfile
 from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from psad_tf.data.list_folder import read_serialized
@@ -65,7 +64,6 @@ def export_saved_model(
     if version is not None and version < 1:
         raise InputError(f"version {version}: must be a positive number")
     encoder, reranker, _ = load_reranker(run_dir)
-    _check_finite(reranker, run_dir)
     limit = encoder.declaration.max_candidates
     for count in warmup_candidates:
         if not 1 <= count <= limit:
@@ -87,16 +85,6 @@ def export_saved_model(
             write_model_card(temporary, run_dir, model_name, number, options, summarize(temporary))
             write_files_list(temporary)
     return path
-
-
-def _check_finite(reranker: tf.keras.Model, run_dir: str | os.PathLike[str]) -> None:
-    """Refuses weights that would make every score NaN."""
-    for weight in reranker.weights:
-        if not np.all(np.isfinite(weight.numpy())):
-            raise InputError(
-                f"{os.fspath(run_dir)}: {weight.name.split(':')[0]} has values that are not finite numbers: "
-                "the training diverged"
-            )
 
 
 def describe(path: str) -> str:

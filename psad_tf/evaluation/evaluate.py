@@ -172,6 +172,8 @@ class Evaluator:
         for model, each in scores.items():
             if model == "probabilities":
                 continue
+            if not np.isfinite(each[mask]).all():  # metrics would take NaN for the best
+                raise InputError(f"{self.lists.split} lists: scores of the {model} are not finite numbers")
             for metric, values in per_list_metrics(
                 each, labels, where=shown, convention=self.convention
             ).items():

@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow as tf
 
 from psad_tf.config import TrainConfig, load_train_config
@@ -162,12 +164,14 @@ def load_reranker(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, Rera
         The encoder, the model on encoded tensors, and the run's configuration.
 
     Raises:
-        InputError: The folder is not a run, or its checkpoint does not fit its configuration.
+        InputError: The folder is not a run, its checkpoint does not fit its configuration, or a weight is
+            not a finite number.
     """
     encoder, config = load_parts(run_dir)
     reranker = Reranker(encoder.declaration, encoder.vocabulary_sizes, config.model)
     build(reranker, encoder.declaration)
     restore_checkpoint(best_checkpoint(run_dir), tf.train.Checkpoint(reranker=reranker))
+    _check_finite(reranker.weights, run_dir)
     return encoder, reranker, config
 
 
@@ -188,7 +192,18 @@ def load_psad(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, PSAD, Tr
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config)
     saved = tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher)
     restore_checkpoint(best_checkpoint(run_dir), saved)
+    _check_finite([*model.reranker.weights, *model.teacher.weights], run_dir)
     return encoder, model, config
+
+
+def _check_finite(weights: Sequence[tf.Variable], run_dir: str | os.PathLike[str]) -> None:
+    """Refuses weights that would make every score NaN, which metrics take for the best."""
+    for weight in weights:
+        if not np.isfinite(weight.numpy()).all():
+            raise InputError(
+                f"{os.fspath(run_dir)}: {weight.name.split(':')[0]} has values that are not finite numbers: "
+                "the training diverged"
+            )
 
 
 def restore_checkpoint(path: str, checkpoint: tf.train.Checkpoint, whole: bool = False) -> None:

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from psad_tf.cli.main import main
+from psad_tf.training.run_folder import load_psad
 from tests import tiny
 
 pytestmark = pytest.mark.slow
@@ -171,6 +172,22 @@ def test_a_damaged_checkpoint_is_one_line_that_names_it(world, tmp_path, capfd, 
 def test_a_run_in_place_of_the_lists_is_one_line(world, tmp_path, capfd, step):
     error = refused(capfd, arguments_of(step, world, tmp_path / "out", lists=world / "run"))
     assert str(world / "run") in error
+    assert not (tmp_path / "out").is_file() and not (tmp_path / "out" / "psad" / "1").exists()
+
+
+@pytest.mark.parametrize(
+    ("step", "part"),
+    [("evaluate", "teacher"), ("export", "student"), ("check-parity", "student"), ("report", "student")],
+)
+def test_a_run_of_weights_that_are_no_numbers_is_one_line(world, tmp_path, capfd, step, part):
+    _, model, _ = load_psad(world / "run")
+    weight = {"teacher": model.teacher, "student": model.reranker.student}[part].trainable_variables[-1]
+    weight.assign(tf.fill(weight.shape, float("nan")))
+    run = shutil.copytree(world / "run", tmp_path / "run")
+    shutil.rmtree(run / "best")
+    tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher).save(str(run / "best" / "ckpt"))
+    error = refused(capfd, arguments_of(step, world, tmp_path / "out", run=run))
+    assert str(run) in error and f"{weight.name.split(':')[0]} has values that are not finite" in error
     assert not (tmp_path / "out").is_file() and not (tmp_path / "out" / "psad" / "1").exists()
 
 
