@@ -172,7 +172,7 @@ class Evaluator:
         for model, each in scores.items():
             if model == "probabilities":
                 continue
-            if not np.isfinite(each[mask]).all():  # metrics would take NaN for the best
+            if not np.isfinite(each[mask]).all():  # a metric of NaN would mean nothing
                 raise InputError(f"{self.lists.split} lists: scores of the {model} are not finite numbers")
             for metric, values in per_list_metrics(
                 each, labels, where=shown, convention=self.convention

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import tensorflow as tf
 
 
@@ -10,6 +12,7 @@ def ranks(scores: tf.Tensor, *, where: tf.Tensor | None = None) -> tf.Tensor:
 
     Candidates stand in the initial ranker's order, so the initial order breaks ties. The exported model's
     `ranking` follows the same rule: metrics measure the list that is served, and chance has no part in them.
+    NaN, which sorting takes for the largest, ranks with -inf.
 
     Args:
         scores: [batch, n], higher is better.
@@ -21,7 +24,10 @@ def ranks(scores: tf.Tensor, *, where: tf.Tensor | None = None) -> tf.Tensor:
     >>> ranks([[0.5, 0.9, 0.5, 0.7]], where=[[True, True, True, False]]).numpy().tolist()
     [[2, 1, 3, 4]]
     """
-    order = tf.argsort(tf.convert_to_tensor(scores), axis=-1, direction="DESCENDING", stable=True)
+    scores = tf.convert_to_tensor(scores)
+    if scores.dtype.is_floating:
+        scores = tf.where(tf.math.is_nan(scores), tf.constant(-math.inf, scores.dtype), scores)
+    order = tf.argsort(scores, axis=-1, direction="DESCENDING", stable=True)
     if where is not None:
         left_out = tf.cast(tf.logical_not(where), tf.int32)
         behind = tf.argsort(tf.gather(left_out, order, batch_dims=1), axis=-1, stable=True)

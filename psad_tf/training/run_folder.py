@@ -197,7 +197,7 @@ def load_psad(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, PSAD, Tr
 
 
 def _check_finite(weights: Sequence[tf.Variable], run_dir: str | os.PathLike[str]) -> None:
-    """Refuses weights that would make every score NaN, which metrics take for the best."""
+    """Refuses weights that would make every score NaN."""
     for weight in weights:
         if not np.isfinite(weight.numpy()).all():
             raise InputError(

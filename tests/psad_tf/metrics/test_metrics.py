@@ -140,6 +140,15 @@ def test_a_candidate_that_does_not_count_ranks_last_whatever_the_scores():
     assert ranks(scores, where=[[True, True, False]]).numpy().tolist() == [[2, 1, 3]]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_score_that_is_no_number_is_never_the_best(compiled):
+    rank = tf.function(ranks, jit_compile=True) if compiled else ranks
+    scores = tf.constant([[math.nan, 0.1, -math.inf, math.inf, math.nan]])
+    assert rank(scores).numpy().tolist() == [[3, 2, 4, 1, 5]]
+    found = per_list_metrics(np.float64([[math.nan, 0.1, 0.2]]), np.float64([[1.0, 0.0, 0.0]]))
+    assert found["mrr"] == pytest.approx(1 / 3) and found["auc"] == 0.0
+
+
 def test_a_compiled_graph_ranks_ties_as_eager_code_does():
     scores = np.random.default_rng(5).integers(0, 4, (30, 20)).astype(np.float32)
     where = np.random.default_rng(6).random((30, 20)) < 0.8
