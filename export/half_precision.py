@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+from psad_tf.errors import InputError
+
+
+def halved(values: np.ndarray, name: str) -> np.ndarray:
+    """Weights as float16.
+
+    Raises:
+        InputError: One would become infinite.
+    """
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    if not np.isfinite(half).all():
+        raise InputError(f"{name} has values beyond 65,504, float16's largest: export without float16")
+    return half
 
 
 class HalfVariable:

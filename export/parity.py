@@ -118,7 +118,7 @@ def check_parity(
         name: _caller(loaded.signatures[name], name, declaration)
         for name in (SERVING_DEFAULT, RERANK_EXAMPLES, RERANK_MASKED)
     }
-    difference = dict.fromkeys(callers, 0.0)
+    differences: dict[str, list[float]] = {name: [] for name in callers}
     max_abs_score = 1.0
     agreeing = dict.fromkeys(callers, 0)
     quality: dict[str, list[np.ndarray]] = {"exported": [], "in process": []}
@@ -131,16 +131,14 @@ def check_parity(
         max_abs_score = max(max_abs_score, largest_score(expected["scores"]))
         for name, call in callers.items():
             outputs = {key: value.numpy() for key, value in call(batch).items()}
-            for key, values in expected.items():
-                worst = np.max(np.abs(outputs[key] - values), initial=0.0)
-                difference[name] = float(np.maximum(difference[name], worst))  # NaN stays
+            differences[name].append(largest_difference(outputs, expected))
             agreeing[name] += _same_order(outputs["ranking"], expected["scores"])
             if name == SERVING_DEFAULT:
                 quality["exported"].append(per_list_metrics(outputs["scores"], labels, where=mask)["ndcg@10"])
         quality["in process"].append(per_list_metrics(expected["scores"], labels, where=mask)["ndcg@10"])
     return Parity(
         lists=len(lists),
-        max_abs_diff=difference,
+        max_abs_diff={name: float(np.max(each)) for name, each in differences.items()},
         max_abs_score=max_abs_score,
         same_order={name: count / len(lists) for name, count in agreeing.items()},
         ndcg_at_10=_mean(quality["exported"]),
@@ -169,6 +167,11 @@ def _load(model_dir: str) -> Any:
 def _mean(parts: list[np.ndarray]) -> float:
     values = np.concatenate(parts)
     return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def largest_difference(answer: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> float:
+    """The largest absolute difference from any value that is expected, NaN if one is NaN."""
+    return float(np.max([np.max(np.abs(answer[key] - each), initial=0.0) for key, each in expected.items()]))
 
 
 def largest_score(scores: np.ndarray) -> float:

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from psad_tf.errors import InputError
-from psad_tf.export.half_precision import HalfVariable
+from psad_tf.export.half_precision import HalfVariable, halved
 from psad_tf.features import PADDING_ID
 from psad_tf.layers.embedding import CompositionalEmbedding, TableEmbedding
 from psad_tf.layers.mlp import MLP
@@ -141,19 +140,6 @@ class ServedLayers:
 
     def _constant(self, weight: tf.Variable) -> tf.Tensor:
         return tf.cast(tf.constant(self._constants[weight.ref()], name=_name(weight)), weight.dtype)
-
-
-def halved(values: np.ndarray, name: str) -> np.ndarray:
-    """Weights as float16.
-
-    Raises:
-        InputError: One would become infinite.
-    """
-    with np.errstate(over="ignore"):
-        half = values.astype(np.float16)
-    if not np.isfinite(half).all():
-        raise InputError(f"{name} has values beyond 65,504, float16's largest: export without float16")
-    return half
 
 
 def _name(weight: tf.Variable) -> str:

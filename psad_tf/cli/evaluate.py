@@ -40,13 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Evaluates, writes the values and prints them."""
     from psad_tf.errors import InputError
-    from psad_tf.training.run_folder import check_finished
 
     if arguments.list_value and arguments.by_history:
         raise InputError("--by_history: does not go with --list_value")
     if arguments.slots is not None and not arguments.list_value:
         raise InputError("--slots: goes with --list_value")
-    check_finished(arguments.run_dir)
     if arguments.list_value:
         _run_list_value(arguments)
     else:

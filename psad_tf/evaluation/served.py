@@ -13,7 +13,7 @@ from tensorflow_serving.apis import input_pb2
 from psad_tf.data.list_folder import read_serialized
 from psad_tf.data.parsing import parse_lists
 from psad_tf.errors import InputError
-from psad_tf.export.parity import largest_score
+from psad_tf.export.parity import largest_difference, largest_score
 from psad_tf.features import REQUEST_ID
 from psad_tf.serving.client import CallPolicy, ModelChoice, RerankClient
 from psad_tf.serving.server import EmbeddedServer, single_model_config
@@ -80,7 +80,8 @@ def compare_over_grpc(
     name = os.path.basename(base_path)
     config = single_model_config(name, base_path)
     config.model_config_list.config[0].model_version_policy.specific.versions.append(int(version))
-    difference, max_abs_score, same_order = 0.0, 1.0, 0
+    max_abs_score, same_order = 1.0, 0
+    differences: list[float] = []
     latencies: list[float] = []
     rankings: dict[str, list[str]] = {}
     with (
@@ -94,14 +95,13 @@ def compare_over_grpc(
             outputs = client.predict_examples([serialized]).outputs
             latencies.append(1e3 * (time.perf_counter() - start))
             expected = {key: value.numpy()[0] for key, value in in_process(tf.constant([serialized])).items()}
+            served = {key: np.array(outputs[key].float_val, np.float32) for key in expected}
             for key, values in expected.items():
-                served = np.array(outputs[key].float_val, np.float32)
-                if served.shape != values.shape:
+                if served[key].shape != values.shape:
                     raise InputError(
-                        f"{os.fspath(model_dir)}: {key} has {served.size} values for {values.size}"
+                        f"{os.fspath(model_dir)}: {key} has {served[key].size} values for {values.size}"
                     )
-                worst = np.max(np.abs(served - values), initial=0.0)
-                difference = float(np.maximum(difference, worst))  # NaN stays
+            differences.append(largest_difference(served, expected))
             max_abs_score = max(max_abs_score, largest_score(expected["scores"]))
             scores, ranking = expected["scores"], np.array(outputs["ranking"].int_val, int)
             same_order += int(np.array_equal(scores[ranking], -np.sort(-scores)[: len(ranking)]))
@@ -109,7 +109,7 @@ def compare_over_grpc(
             rankings[_request_id(serialized)] = item_ids
     return ServedComparison(
         len(lists),
-        difference,
+        float(np.max(differences)),
         max_abs_score,
         same_order,
         float(np.percentile(latencies, 50)),

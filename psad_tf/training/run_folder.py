@@ -8,10 +8,10 @@ Training works in `<run>.partial` and renames it when the run is whole.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -170,8 +170,7 @@ def load_reranker(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, Rera
     encoder, config = load_parts(run_dir)
     reranker = Reranker(encoder.declaration, encoder.vocabulary_sizes, config.model)
     build(reranker, encoder.declaration)
-    restore_checkpoint(best_checkpoint(run_dir), tf.train.Checkpoint(reranker=reranker))
-    _check_finite(reranker.weights, run_dir)
+    _restore_best(run_dir, reranker=reranker)
     return encoder, reranker, config
 
 
@@ -190,15 +189,14 @@ def load_psad(run_dir: str | os.PathLike[str]) -> tuple[FeatureEncoder, PSAD, Tr
 
     encoder, config = load_parts(run_dir)
     model = PSAD(encoder.declaration, encoder.vocabulary_sizes, config)
-    saved = tf.train.Checkpoint(reranker=model.reranker, teacher=model.teacher)
-    restore_checkpoint(best_checkpoint(run_dir), saved)
-    _check_finite([*model.reranker.weights, *model.teacher.weights], run_dir)
+    _restore_best(run_dir, reranker=model.reranker, teacher=model.teacher)
     return encoder, model, config
 
 
-def _check_finite(weights: Sequence[tf.Variable], run_dir: str | os.PathLike[str]) -> None:
-    """Refuses weights that would make every score NaN."""
-    for weight in weights:
+def _restore_best(run_dir: str | os.PathLike[str], **parts: tf.keras.layers.Layer) -> None:
+    """Fills parts of a model; refuses weights that would make every score NaN."""
+    restore_checkpoint(best_checkpoint(run_dir), tf.train.Checkpoint(**parts))
+    for weight in itertools.chain.from_iterable(part.weights for part in parts.values()):
         if not np.isfinite(weight.numpy()).all():
             raise InputError(
                 f"{os.fspath(run_dir)}: {weight.name.split(':')[0]} has values that are not finite numbers: "
