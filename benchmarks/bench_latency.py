@@ -177,14 +177,17 @@ def exported_call(reranker: Any, encoder: Any, batch: Mapping[str, Any]) -> Call
     """The student as `psad export --jit_compile` compiles it: from ids and raw numbers to scores."""
     import tempfile
 
+    import tensorflow as tf
+
     from benchmarks.timing import as_request, compiled
     from psad_tf.export.served_layers import ServedLayers
     from psad_tf.export.served_reranker import ServedReranker
+    from psad_tf.features import ITEM_ID
 
     with tempfile.TemporaryDirectory() as folder:
         served = ServedReranker(encoder, reranker, ServedLayers(reranker), folder)
         request = as_request(encoder.declaration, batch)
-        call = compiled(lambda each: served(each, None).scores, request)
+        call = compiled(lambda each: served(each, tf.shape(each[ITEM_ID])[:2], None).scores, request)
     call.served = served  # type: ignore[attr-defined]  # the function refers to its tables weakly
     return call
 

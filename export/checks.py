@@ -10,18 +10,17 @@ from psad_tf.features import HISTORY_PREFIX, ITEM_ID
 from psad_tf.serving.contract import Limits
 
 
-def check_size(lists: tf.Tensor, candidates: tf.Tensor, limits: Limits) -> list[tf.Operation]:
+def check_size(sizes: tf.Tensor, limits: Limits) -> list[tf.Operation]:
     """Assertions that a batch is no more than a model takes at once.
 
     Args:
-        lists: int32, how many.
-        candidates: int32, of the longest.
+        sizes: int32 [2], how many lists, and how many candidates the longest has.
         limits: Of the model.
     """
-    slots = lists * tf.maximum(candidates, limits.history_length)
+    slots = tf.reduce_prod(tf.maximum(sizes, [0, limits.history_length]))
     return [
         tf.debugging.Assert(
-            candidates <= limits.max_candidates, [f"a list has more than {limits.max_candidates} candidates"]
+            sizes[1] <= limits.max_candidates, [f"a list has more than {limits.max_candidates} candidates"]
         ),
         tf.debugging.Assert(
             slots <= limits.max_slots,

@@ -1,4 +1,4 @@
-"""The serving graph's scoring compiled by XLA."""
+"""The serving graph's scoring and ranking compiled by XLA."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from psad_tf.export.served_reranker import Scored, ServedReranker
+from psad_tf.export.served_reranker import Ranked, ServedReranker
 from psad_tf.features import (
     HISTORY_PREFIX,
     CategoricalFeature,
@@ -16,7 +16,7 @@ from psad_tf.features import (
 
 
 class CompiledReranker(tf.Module):
-    """Scores requests as a `ServedReranker` does, by one compiled operation; strings are looked up before.
+    """Ranks requests as a `ServedReranker` does, by one compiled operation; strings are looked up before.
 
     Each new number of lists or candidates is compiled anew (see `Padding`); histories are cut and padded to
     the declared length here.
@@ -33,25 +33,32 @@ class CompiledReranker(tf.Module):
         self._history = _Columns(HISTORY_PREFIX, history.categorical, history.dense)
         self._context = _Columns("", declaration.context_categorical, declaration.context_dense)
         self._candidates = _Columns("", declaration.candidate_categorical, declaration.candidate_dense)
-        self._score = tf.function(self._unpacked_score, jit_compile=True, autograph=False)
+        self._rank = tf.function(self._unpacked_rank, jit_compile=True, autograph=False)
 
-    def __call__(self, raw: Mapping[str, tf.Tensor], blocked: tf.Tensor | None) -> Scored:
-        """Scores a request; see `ServedReranker`."""
+    def __call__(self, raw: Mapping[str, tf.Tensor], sizes: tf.Tensor, blocked: tf.Tensor | None) -> Ranked:
+        """Ranks a request; see `ServedReranker`."""
         found = self.served.encoder.lookup(raw)
-        past = [each[:, : self._length] for each in self._history.packed(found)]
-        more = self._length - tf.shape(past[0])[1]
-        past = [tf.pad(each, [[0, 0], [0, more], [0, 0]]) for each in past]
-        return self._score(self._context.packed(found), past, self._candidates.packed(found), blocked)
+        past = [_fitted(each, self._length, axis) for axis, each in enumerate(self._history.packed(found), 1)]
+        return self._rank(self._context.packed(found), past, self._candidates.packed(found), blocked)
 
-    def _unpacked_score(
+    def _unpacked_rank(
         self,
         context: Sequence[tf.Tensor],
         past: Sequence[tf.Tensor],
         candidates: Sequence[tf.Tensor],
         blocked: tf.Tensor | None,
-    ) -> Scored:
+    ) -> Ranked:
         raw = self._context.unpacked(context) | self._history.unpacked(past)
-        return self.served(raw | self._candidates.unpacked(candidates), blocked)
+        lists = tf.shape(past[0])[0]
+        rows = tf.size(candidates[0]) // candidates[0].shape[-1]
+        sizes = tf.stack([lists, rows // lists])
+        return self.served(raw | self._candidates.unpacked(candidates), sizes, blocked)
+
+
+def _fitted(values: tf.Tensor, length: int, axis: int) -> tf.Tensor:
+    """Three dimensions, one of them cut or padded with zeros to a length."""
+    ends = [[0, length if each == axis else 0] for each in range(3)]
+    return tf.slice(tf.pad(values, ends), [0, 0, 0], [length if each == axis else -1 for each in range(3)])
 
 
 class _Columns:
@@ -64,9 +71,9 @@ class _Columns:
         self._dense = [prefix + each.name for each in dense]
 
     def packed(self, found: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
-        """Ids [..., sum of the widths] and numbers [..., features], where there are any."""
+        """Ids [..., sum of the widths] and numbers [features, ...], where there are any."""
         ids = [tf.concat([found[name] for name in self._widths], -1)] if self._widths else []
-        return [*ids, tf.stack([found[name] for name in self._dense], -1)] if self._dense else ids
+        return [*ids, tf.stack([found[name] for name in self._dense])] if self._dense else ids
 
     def unpacked(self, packed: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
         """The features by name again."""
@@ -74,5 +81,5 @@ class _Columns:
         if self._widths:
             raw |= zip(self._widths, tf.split(packed[0], list(self._widths.values()), -1), strict=True)
         if self._dense:
-            raw |= zip(self._dense, tf.unstack(packed[-1], axis=-1), strict=True)
+            raw |= zip(self._dense, tf.unstack(packed[-1]), strict=True)
         return raw

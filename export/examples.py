@@ -25,12 +25,13 @@ def split_lists(serialized: tf.Tensor, limits: Limits) -> tuple[tf.Tensor, tf.Te
         limits: More candidates, or more lists of so many, are an InvalidArgumentError.
 
     Returns:
-        Contexts, string [batch, 0 or 1], and candidates, string [batch, N], "" past a list's end.
+        Contexts, string [batch], and candidates, string [batch, N], "" past a list's end. The empty string
+        is an Example without features, of a list without context as well.
     """
-    batch = tf.shape(serialized)[0]
+    batch = tf.size(serialized, tf.int64)
     most_bytes = tf.reduce_max(tf.strings.length(serialized))
     small = tf.debugging.Assert(
-        tf.cast(batch, tf.int64) * tf.cast(most_bytes, tf.int64) <= MAX_SERIALIZED_BYTES,
+        batch * tf.cast(most_bytes, tf.int64) <= MAX_SERIALIZED_BYTES,
         ["the lists are too large: send fewer lists in a request"],
     )
     with tf.control_dependencies([small]):
@@ -42,8 +43,8 @@ def split_lists(serialized: tf.Tensor, limits: Limits) -> tuple[tf.Tensor, tf.Te
         output_types=[tf.string, tf.string],
         descriptor_source=b"bytes://" + DESCRIPTOR_SET,
     )
-    with tf.control_dependencies(check_size(batch, tf.shape(candidates)[1], limits)):
-        return contexts, tf.identity(candidates)
+    with tf.control_dependencies(check_size(tf.shape(candidates), limits)):
+        return tf.strings.reduce_join(contexts, 1), tf.identity(candidates)
 
 
 def parse_examples(
@@ -55,18 +56,14 @@ def parse_examples(
     """Parses what `split_lists` gives.
 
     Args:
-        contexts: string [batch, 0 or 1].
+        contexts: string [batch].
         candidates: string [batch, N].
         context_spec: Features of the context.
         candidate_spec: Features of each candidate.
 
     Returns:
-        Context features [batch, ...], candidate features [batch, N, ...]; shorter lists are padded with the
-        features' defaults.
+        Context features [batch, ...], candidate features [batch N, ...], one list after another; shorter
+        lists are padded with the features' defaults.
     """
-    # The empty string is an Example without features: of a list without context, and past a list's end.
-    parsed = dict(tf.io.parse_example(tf.strings.reduce_join(contexts, 1), dict(context_spec)))
-    sizes = tf.unstack(tf.shape(candidates))
-    for name, values in tf.io.parse_example(tf.reshape(candidates, [-1]), dict(candidate_spec)).items():
-        parsed[name] = tf.reshape(values, [*sizes, *values.shape[1:]])
-    return parsed
+    parsed = dict(tf.io.parse_example(contexts, dict(context_spec)))
+    return parsed | tf.io.parse_example(tf.reshape(candidates, [-1]), dict(candidate_spec))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from psad_tf.features import HISTORY_PREFIX
-from psad_tf.serving.contract import Limits
+from psad_tf.serving.contract import ITEM_IDS, RANKING, Limits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,31 +16,30 @@ class Padding:
     """What is added to a request and cut off its answer.
 
     Args:
-        lists: int32, how many there are.
-        candidates: int32, of the longest.
-        more_lists: int32, to be added.
-        more_candidates: int32, to be added to each.
+        sizes: int32 [2], how many lists there are, and how many candidates the longest has.
+        ends: int32 [2, 2], what is added before and behind the lists, and the same of their candidates.
     """
 
-    lists: tf.Tensor
-    candidates: tf.Tensor
-    more_lists: tf.Tensor
-    more_candidates: tf.Tensor
+    sizes: tf.Tensor
+    ends: tf.Tensor
 
     @classmethod
-    def of(cls, lists: tf.Tensor, candidates: tf.Tensor, limits: Limits) -> Padding:
+    def of(cls, sizes: tf.Tensor, limits: Limits) -> Padding:
         """To the next power of 2 and the next of `limits.list_sizes`; both fit within the limits."""
-        powers = tuple(1 << power for power in range(limits.max_slots.bit_length()))
-        more = _next_size(lists, powers) - lists, _next_size(candidates, limits.list_sizes) - candidates
-        return cls(lists, candidates, *more)
+        powers = [1 << power for power in range(limits.max_slots.bit_length())]
+        known = max(len(powers), len(limits.list_sizes))
+        steps = [[*each, *[each[-1]] * (known - len(each))] for each in (powers, limits.list_sizes)]
+        last = [[each[-1]] for each in steps]
+        padded = tf.reduce_min(tf.where(tf.constant(steps) >= tf.expand_dims(sizes, 1), steps, last), 1)
+        return cls(sizes, tf.stack([[0, 0], padded - sizes], 1))
 
     def of_lists(self, values: tf.Tensor) -> tf.Tensor:
         """Values [lists, ...]."""
-        return _padded(values, self.more_lists)
+        return _padded(values, self.ends[:1])
 
     def of_candidates(self, values: tf.Tensor) -> tf.Tensor:
         """Values [lists, candidates, ...]."""
-        return _padded(values, self.more_lists, self.more_candidates)
+        return _padded(values, self.ends)
 
     def of_raw(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The inputs of `serving_default` or `rerank_masked`."""
@@ -51,16 +50,21 @@ class Padding:
             for name, values in raw.items()
         }
 
-    def cut(self, answer: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """The outputs without what was added."""
-        ends = slice(self.lists), slice(self.candidates)
-        return {name: values[ends[: values.shape.rank]] for name, values in answer.items()}
+    def cut(self, answer: Mapping[str, tf.Tensor], top_m: int) -> dict[str, tf.Tensor]:
+        """The outputs without what was added; `top_m` as in `GraphOptions`."""
+        cut = {}
+        of_ranking = tf.minimum(self.sizes, [tf.int32.max, top_m]) if top_m else self.sizes
+        for name, values in answer.items():
+            sizes = of_ranking if name in (RANKING, ITEM_IDS) else self.sizes
+            cut[name] = tf.slice(values, [0, 0], sizes) if values.shape.rank == 2 else values[: sizes[0]]
+        return cut
 
 
-def _padded(values: tf.Tensor, *more: tf.Tensor) -> tf.Tensor:
-    ends = [*more, *[0] * (values.shape.rank - len(more))]
-    return tf.pad(values, [[0, end] for end in ends], constant_values=tf.zeros([], values.dtype))
-
-
-def _next_size(size: tf.Tensor, sizes: tuple[int, ...]) -> tf.Tensor:
-    return tf.reduce_min(tf.where(tf.constant(sizes) >= size, sizes, sizes[-1]))
+def _padded(values: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
+    dimensions = ends.shape[0]
+    others = values.shape[dimensions:]
+    if others.rank:
+        ends = tf.concat([ends, tf.zeros([others.rank, 2], tf.int32)], 0)
+    padded = tf.pad(values, ends, constant_values=tf.zeros([], values.dtype))
+    padded.set_shape([None] * dimensions + others)
+    return padded

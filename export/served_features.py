@@ -93,13 +93,18 @@ class ServedEncoder(tf.Module):
         return found
 
     def __call__(
-        self, raw: Mapping[str, tf.Tensor], layers: ServedLayers, embeddings: FeatureEmbedding
+        self,
+        raw: Mapping[str, tf.Tensor],
+        sizes: tf.Tensor,
+        layers: ServedLayers,
+        embeddings: FeatureEmbedding,
     ) -> ServedInputs:
         """Encodes a request.
 
         Args:
-            raw: By name on the wire, as `serving_default` has them, or as `lookup` gives them; histories of
-                any length are cut.
+            raw: By name on the wire, as `serving_default` has them, or as `lookup` gives them; candidates
+                [b, n, ...] or [b n, ...]; histories of any length are cut.
+            sizes: int32 [2], b and n.
             layers: The weights.
             embeddings: The layer with the tables.
         """
@@ -108,15 +113,14 @@ class ServedEncoder(tf.Module):
             name: values[:, :length] if name.startswith(HISTORY_PREFIX) and values.shape.rank > 1 else values
             for name, values in raw.items()
         }
-        lists = tf.shape(tf.squeeze(raw[ITEM_ID], -1))  # [b, n]
         histories = tf.shape(tf.squeeze(raw[HISTORY_PREFIX + ITEM_ID], -1))  # [b, h]
-        rows = (lists[0], lists[0] * histories[1], lists[0] * lists[1])
+        rows = (sizes[0], sizes[0] * histories[1], sizes[0] * sizes[1])
         embedded, present = self._embedded(raw, layers, embeddings, rows)
         users = [embedded[each.name] for each in declaration.context_categorical]
         if not users and not declaration.context_dense:
-            users = [tf.zeros([lists[0], 1])]  # as the model has it where nothing is declared of users
+            users = [tf.zeros([sizes[0], 1])]  # as the model has it where nothing is declared of users
         return ServedInputs(
-            of_lists=_reshaped(lists),
+            of_lists=_reshaped(sizes),
             of_histories=_reshaped(histories),
             users=users,
             past=[embedded[HISTORY_PREFIX + each.name] for each in declaration.history.categorical],
@@ -127,7 +131,7 @@ class ServedEncoder(tf.Module):
                 self._dense(raw, declaration.candidate_dense, ""),
             ),
             history_mask=tf.reshape(present[HISTORY_PREFIX + ITEM_ID], histories),
-            present=tf.reshape(present[ITEM_ID], lists),
+            present=tf.reshape(present[ITEM_ID], sizes),
         )
 
     def _embedded(

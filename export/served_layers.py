@@ -2,8 +2,8 @@
 
 A list of 50 costs a graph less for its arithmetic than for its operations, so
 
-- weights are constants, folded and fused by TensorFlow when the graph is loaded; only embedding tables, which
-  may be large, stay variables;
+- weights are constants, folded and fused by TensorFlow when the graph is loaded; only embedding tables beyond
+  64 KiB stay variables;
 - a dense layer is one matrix product: Keras multiplies inputs of three dimensions by `tf.tensordot`, some
   twenty operations;
 - the padding row of an embedding table is zeros, so that rows need no mask.
@@ -23,6 +23,8 @@ from psad_tf.export.half_precision import HalfVariable, halved
 from psad_tf.features import PADDING_ID
 from psad_tf.layers.embedding import CompositionalEmbedding, TableEmbedding
 from psad_tf.layers.mlp import MLP
+
+CONSTANT_TABLE_BYTES = 65536  # reading a variable takes an operation as long as a small product
 
 
 class ServedLayers:
@@ -55,7 +57,7 @@ class ServedLayers:
                 values = halved(values, name)
             stored = tf.Variable(values, trainable=False, name=name)
             self.variables.append(stored)
-            if weight.ref() in rows | factors:
+            if weight.ref() in rows | factors and values.nbytes > CONSTANT_TABLE_BYTES:
                 self._tables[weight.ref()] = HalfVariable(stored) if half else stored
             else:
                 self._constants[weight.ref()] = values

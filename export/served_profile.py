@@ -85,10 +85,11 @@ def served_profile(
         crossed = tf.reshape(tf.concat([users, parts[0]], -1), [-1, 2 * dim])
         with layers.in_graph(network.cross):
             parts.append(of_lists(network.cross(crossed)))
-    features = tf.concat([parts[0], *dense, *parts[1:]], -1)
+    # XLA multiplies parts of rows one by one; those of lists it would compute number by number, side by side.
+    features = tf.concat([_rows(each) for each in (parts[0], *dense, *parts[1:])], -1)
     first, _ = layers.kernel_and_bias(network.candidate.hidden[0])
     kernel = _as_served(first, dim, declaration.candidate_dense, times=len(dense))
-    hidden = layers.hidden(network.candidate, tf.reshape(features, [-1, features.shape[-1]]), kernel)
+    hidden = layers.hidden(network.candidate, features, kernel)
     return ServedProfile(intent, hidden)
 
 
@@ -113,6 +114,10 @@ def _mlp_of_features(
     first, _ = layers.kernel_and_bias(mlp.hidden[0])
     kernel = _as_served(first, sum(each.shape[-1] for each in embedded), features)
     return layers.mlp(mlp, _joined(parts), kernel)
+
+
+def _rows(values: tf.Tensor) -> tf.Tensor:
+    return tf.reshape(values, [-1, values.shape[-1]])
 
 
 def _joined(parts: list[tf.Tensor]) -> tf.Tensor:

@@ -14,14 +14,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from psad_tf.data.encoder import FeatureEncoder, chosen
+from psad_tf.data.encoder import FeatureEncoder
 from psad_tf.data.parsing import candidate_spec, context_spec
 from psad_tf.export.checks import check_agreement, check_size
 from psad_tf.export.compiled_reranker import CompiledReranker
 from psad_tf.export.examples import parse_examples, split_lists
 from psad_tf.export.padding import Padding
 from psad_tf.export.served_layers import ServedLayers
-from psad_tf.export.served_reranker import Scored, ServedReranker
+from psad_tf.export.served_reranker import Ranked, ServedReranker
 from psad_tf.features import (
     HISTORY_PREFIX,
     INITIAL_RANK,
@@ -32,14 +32,13 @@ from psad_tf.features import (
     SHOWN_POSITION,
     FeatureDeclaration,
 )
-from psad_tf.masking import LARGE_NEGATIVE
 from psad_tf.models.student import Reranker
 from psad_tf.serving.contract import (
     BLOCKED,
     EXAMPLES,
     ITEM_IDS,
     LENGTH,
-    PADDING_POSITION,
+    PADDING_ITEM_ID,
     PROBABILITIES,
     RANKING,
     RERANK_EXAMPLES,
@@ -128,10 +127,10 @@ class ServingModule(tf.Module):
         self.limits = limits_of(encoder.declaration)
         layers = ServedLayers(reranker, options.float16)
         self.parameters = _named(layers.variables)
-        served = ServedReranker(encoder, reranker, layers, vocabulary_dir)
-        self._score: Callable[..., Scored] = served
+        served = ServedReranker(encoder, reranker, layers, vocabulary_dir, options.top_m)
+        self._ranked: Callable[..., Ranked] = served
         if options.jit_compile:
-            self._score = CompiledReranker(served, encoder.declaration)
+            self._ranked = CompiledReranker(served, encoder.declaration)
 
     def signatures(self) -> dict[str, Any]:
         """The concrete functions by signature name."""
@@ -147,14 +146,13 @@ class ServingModule(tf.Module):
         }
 
     def _rerank_raw(self, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        lists, candidates = tf.unstack(tf.shape(raw[ITEM_ID])[:2])
-        with tf.control_dependencies([check_agreement(raw), *check_size(lists, candidates, self.limits)]):
+        sizes = tf.shape(raw[ITEM_ID])[:2]
+        with tf.control_dependencies([check_agreement(raw), *check_size(sizes, self.limits)]):
             raw = {name: tf.identity(values) for name, values in raw.items()}
-        if not self._options.jit_compile:
-            return self._rank(raw, raw.pop(BLOCKED, None))
-        padding = Padding.of(lists, candidates, self.limits)
-        raw = padding.of_raw(raw)
-        return padding.cut(self._rank(raw, raw.pop(BLOCKED, None)))
+        padding = Padding.of(sizes, self.limits) if self._options.jit_compile else None
+        if padding is not None:
+            raw = padding.of_raw(raw)
+        return self._answer(raw, tf.squeeze(raw[ITEM_ID], -1), raw.pop(BLOCKED, None), padding)
 
     def _rerank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         candidate_features = {
@@ -166,35 +164,31 @@ class ServingModule(tf.Module):
         context_features = context_spec(self._declaration)
         del context_features[REQUEST_ID]
         contexts, candidates = split_lists(examples, self.limits)
-        if self._options.jit_compile:
-            lists, length = tf.unstack(tf.shape(candidates))
-            padding = Padding.of(lists, length, self.limits)
+        padding = Padding.of(tf.shape(candidates), self.limits) if self._options.jit_compile else None
+        if padding is not None:
             contexts, candidates = padding.of_lists(contexts), padding.of_candidates(candidates)
         raw = parse_examples(contexts, candidates, context_features, candidate_features)
-        answer = self._rank(raw, tf.cast(raw[BLOCKED], tf.bool))
-        return padding.cut(answer) if self._options.jit_compile else answer
+        item_ids = tf.reshape(raw[ITEM_ID], tf.shape(candidates))
+        return self._answer(raw, item_ids, raw[BLOCKED], padding)
 
-    def _rank(self, raw: Mapping[str, tf.Tensor], blocked: tf.Tensor | None) -> dict[str, tf.Tensor]:
-        item_ids = tf.squeeze(raw[ITEM_ID], -1)  # [batch, n]
-        scored = self._score(raw, blocked)
-        length = tf.reduce_sum(tf.cast(scored.present, tf.int32), 1)
-        # Blocked items, of score -1e9, rank above padding: every shown item comes first and padding last.
-        shape = tf.shape(item_ids)
-        keys = chosen(scored.present, scored.scores, tf.fill(shape, 2.0 * LARGE_NEGATIVE))
-        # Equal scores keep the order.
-        order = tf.math.top_k(keys, shape[1]).indices
-        if self._options.top_m:
-            order = order[:, : self._options.top_m]
-        shown_ids = chosen(scored.mask, item_ids, tf.zeros_like(item_ids))  # PADDING_ITEM_ID
-        within = tf.range(tf.shape(order)[1]) < tf.expand_dims(length, 1)
-        ranking = chosen(within, order, tf.fill(tf.shape(order), PADDING_POSITION))
-        return {
-            SCORES: scored.scores,
-            PROBABILITIES: scored.probabilities,
-            RANKING: ranking,
-            ITEM_IDS: tf.gather(shown_ids, order, batch_dims=1),
-            LENGTH: length,
+    def _answer(
+        self,
+        raw: Mapping[str, tf.Tensor],
+        item_ids: tf.Tensor,
+        blocked: tf.Tensor | None,
+        padding: Padding | None,
+    ) -> dict[str, tf.Tensor]:
+        """The outputs for item ids [b, n]."""
+        ranked = self._ranked(raw, tf.shape(item_ids), blocked)
+        or_none = tf.pad(item_ids, [[0, 0], [0, 1]], constant_values=PADDING_ITEM_ID)
+        answer = {
+            SCORES: ranked.scores,
+            PROBABILITIES: ranked.probabilities,
+            RANKING: ranked.ranking,
+            ITEM_IDS: tf.gather(or_none, ranked.shown, batch_dims=1),
+            LENGTH: ranked.length,
         }
+        return answer if padding is None else padding.cut(answer, self._options.top_m)
 
 
 def _named(weights: list[tf.Variable]) -> dict[str, tf.Variable]:

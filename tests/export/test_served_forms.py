@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from psad_tf.config import EmbeddingConfig, ModelConfig, StudentConfig, UserProfileConfig
 from psad_tf.data.encoder import FeatureEncoder
+from psad_tf.export import served_layers
 from psad_tf.export.served_features import _lookup_table, column_order
 from psad_tf.export.served_layers import ServedLayers
 from psad_tf.export.served_reranker import ServedReranker
@@ -118,8 +119,15 @@ def with_gaps(declaration: FeatureDeclaration, seed: int = 3) -> dict[str, np.nd
     return raw
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_serving_form_gives_the_models_answers(case: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("case", "tables"),
+    [*((case, "constants") for case in CASES), ("default", "variables"), ("compositional", "variables")],
+)
+def test_the_serving_form_gives_the_models_answers(
+    case: str, tables: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if tables == "variables":  # as large ones are
+        monkeypatch.setattr(served_layers, "CONSTANT_TABLE_BYTES", 0)
     declaration, config = CASES[case]
     (tmp_path / "made").mkdir()
     encoder = encoder_of(declaration, tmp_path)
@@ -131,8 +139,10 @@ def test_the_serving_form_gives_the_models_answers(case: str, tmp_path: pathlib.
     expected = reranker(encoded)
     layers = ServedLayers(reranker)
     served = ServedReranker(encoder, reranker, layers, str(tmp_path / "made"))
-    found = tf.function(served, autograph=False)(raw, blocked)
-    np.testing.assert_array_equal(found.mask, encoded["mask"])
+    found = tf.function(served, autograph=False)(raw, tf.shape(blocked), blocked)
+    candidates = blocked.shape[1]
+    shown = [sorted(position for position in each if position < candidates) for each in found.shown.numpy()]
+    assert shown == [list(np.flatnonzero(each)) for each in encoded["mask"]]
     largest = np.abs(expected["scores"])[encoded["mask"]].max()  # what float32 rounds is a share of it
     np.testing.assert_allclose(found.scores, expected["scores"], atol=1e-5 * max(1.0, largest), rtol=0)
     np.testing.assert_allclose(found.probabilities, expected["probabilities"], atol=1e-5)

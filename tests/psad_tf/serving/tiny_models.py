@@ -106,15 +106,19 @@ class Lists(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="examples")])
     def rank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """The same for serialized lists; one that does not parse is an error."""
+        contexts, candidates = split_lists(examples, LIMITS)
         raw = parse_examples(
-            *split_lists(examples, LIMITS),
+            contexts,
+            candidates,
             {"history_item_id": tf.io.FixedLenSequenceFeature([1], tf.string, True, default_value="")},
             {
                 "item_id": tf.io.FixedLenFeature([1], tf.string, ""),
                 "initial_score": tf.io.FixedLenFeature([], tf.float32, math.nan),
             },
         )
-        return self.rank(raw["item_id"], raw["history_item_id"], raw["initial_score"])
+        sizes = tf.shape(candidates)
+        item_ids = tf.reshape(raw["item_id"], [*tf.unstack(sizes), 1])
+        return self.rank(item_ids, raw["history_item_id"], tf.reshape(raw["initial_score"], sizes))
 
 
 LIMITS = Limits(max_candidates=40, history_length=3)
