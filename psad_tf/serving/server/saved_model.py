@@ -52,6 +52,8 @@ def load_graph(path: str) -> LoadedGraph:
     # The session's own graph is a few nodes: optimizing it whole would take a second for each signature.
     # The function with the model, which is not inlined, is optimized when it first runs.
     config.graph_options.rewrite_options.disable_meta_optimizer = True
+    # Threads that wait for the next part of an operation would take the core from the one that has it.
+    config.experimental.disable_thread_spinning = True
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     try:
         with session.graph.as_default():
