@@ -180,14 +180,20 @@ def exported_call(reranker: Any, encoder: Any, batch: Mapping[str, Any]) -> Call
     import tensorflow as tf
 
     from benchmarks.timing import as_request, compiled
+    from psad_tf.export.compiled_reranker import CompiledReranker
     from psad_tf.export.served_layers import ServedLayers
     from psad_tf.export.served_reranker import ServedReranker
-    from psad_tf.features import ITEM_ID
 
     with tempfile.TemporaryDirectory() as folder:
         served = ServedReranker(encoder, reranker, ServedLayers(reranker), folder)
-        request = as_request(encoder.declaration, batch)
-        call = compiled(lambda each: served(each, tf.shape(each[ITEM_ID])[:2], None).scores, request)
+        form = CompiledReranker(served, encoder.declaration)
+        packed = form.packed(as_request(encoder.declaration, batch))
+
+        def scores(flat: Mapping[str, Any]) -> Any:
+            context, past, candidates = tf.nest.pack_sequence_as(packed, list(flat.values()))
+            return form.rank_packed(context, past, candidates, None).scores
+
+        call = compiled(scores, {str(index): each for index, each in enumerate(tf.nest.flatten(packed))})
     call.served = served  # type: ignore[attr-defined]  # the function refers to its tables weakly
     return call
 

@@ -33,21 +33,27 @@ class CompiledReranker(tf.Module):
         self._history = _Columns(HISTORY_PREFIX, history.categorical, history.dense)
         self._context = _Columns("", declaration.context_categorical, declaration.context_dense)
         self._candidates = _Columns("", declaration.candidate_categorical, declaration.candidate_dense)
-        self._rank = tf.function(self._unpacked_rank, jit_compile=True, autograph=False)
+        self._compiled = tf.function(self.rank_packed, jit_compile=True, autograph=False)
 
     def __call__(self, raw: Mapping[str, tf.Tensor], sizes: tf.Tensor, blocked: tf.Tensor | None) -> Ranked:
         """Ranks a request; see `ServedReranker`."""
-        found = self.served.encoder.lookup(raw)
-        past = [_fitted(each, self._length, axis) for axis, each in enumerate(self._history.packed(found), 1)]
-        return self._rank(self._context.packed(found), past, self._candidates.packed(found), blocked)
+        return self._compiled(*self.packed(self.served.encoder.lookup(raw)), blocked)
 
-    def _unpacked_rank(
+    def packed(
+        self, found: Mapping[str, tf.Tensor]
+    ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
+        """What is handed to the compiled part of a request whose strings are looked up."""
+        past = [_fitted(each, self._length, axis) for axis, each in enumerate(self._history.packed(found), 1)]
+        return self._context.packed(found), past, self._candidates.packed(found)
+
+    def rank_packed(
         self,
         context: Sequence[tf.Tensor],
         past: Sequence[tf.Tensor],
         candidates: Sequence[tf.Tensor],
         blocked: tf.Tensor | None,
     ) -> Ranked:
+        """What is compiled: ranks what `packed` gives."""
         raw = self._context.unpacked(context) | self._history.unpacked(past)
         lists = tf.shape(past[0])[0]
         rows = tf.size(candidates[0]) // candidates[0].shape[-1]
