@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from psad_tf.export.saved_model import export_saved_model
+from psad_tf.export.signatures import GraphOptions
 from psad_tf.export.warmup import raw_tensors
 from tests.export.tiny_run import DECLARATION, make_list
 
@@ -42,8 +44,12 @@ print("TensorFlow", tf.__version__)
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.skipif(not PYTHON, reason="PSAD_NEWER_TENSORFLOW names no Python with a newer TensorFlow")
-def test_a_newer_tensorflow_gives_the_same_answers(exported: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    loaded = tf.saved_model.load(str(exported))
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_newer_tensorflow_gives_the_same_answers(
+    jit_compile: bool, tiny_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    exported = export_saved_model(tiny_run, tmp_path / "psad", options=GraphOptions(jit_compile=jit_compile))
+    loaded = tf.saved_model.load(exported)
     raw = {
         name: values.astype("S") if values.dtype == object else values
         for name, values in raw_tensors(LISTS, DECLARATION).items()
@@ -57,7 +63,7 @@ def test_a_newer_tensorflow_gives_the_same_answers(exported: pathlib.Path, tmp_p
         np.savez(tmp_path / f"{name}.npz", **arrays)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(
-        [PYTHON, "-c", PROGRAM, str(tmp_path), str(exported)],
+        [PYTHON, "-c", PROGRAM, str(tmp_path), exported],
         capture_output=True,
         text=True,
         env=environment,
