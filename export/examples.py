@@ -66,4 +66,9 @@ def parse_examples(
         lists are padded with the features' defaults.
     """
     parsed = dict(tf.io.parse_example(contexts, dict(context_spec)))
-    return parsed | tf.io.parse_example(tf.reshape(candidates, [-1]), dict(candidate_spec))
+    # An Example reads as a SequenceExample with context features alone: both have them in field 1. Those are
+    # parsed in the caller's thread; `parse_example` cuts every batch into eight parts for other threads.
+    of_candidates, _, _ = tf.io.parse_sequence_example(
+        tf.reshape(candidates, [-1]), context_features=dict(candidate_spec), sequence_features={}
+    )
+    return parsed | of_candidates

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ CORE_OPS = frozenset(
     DecodeProtoV2 DisableCopyOnRead Einsum EnsureShape Equal ExpandDims Fill GatherV2 Greater
     GreaterEqual HashTableV2 Identity InitializeTableFromTextFileV2 IsNan Less LessEqual Log1p MatrixDiagV3
     LogicalAnd LogicalNot LogicalOr LookupTableFindV2 MatMul Max Maximum Mean MergeV2Checkpoints
-    Minimum Mul Neg NoOp NotEqual Pack Pad PadV2 ParseExampleV2 Placeholder Prod Range
+    Minimum Mul Neg NoOp NotEqual Pack Pad PadV2 ParseExampleV2 ParseSequenceExampleV2 Placeholder Prod Range
     ReadVariableOp RealDiv Relu Reshape ResourceGather RestoreV2 ReduceJoin Rsqrt SaveV2 Select SelectV2
     Shape ShardedFilename Sigmoid Size Slice Softmax Softplus SplitV Square Squeeze
     StatefulPartitionedCall StatelessIf
@@ -266,6 +266,43 @@ def test_the_graph_parses_serialized_lists_as_training_does() -> None:
         elif name in candidate_spec(DECLARATION):
             values = tf.reshape(values, [-1, *values.shape[2:]])
         np.testing.assert_array_equal(found[name].numpy(), values.numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("one left out", lambda features: features.pop("year")),
+        ("an unknown one", lambda features: features["other"].int64_list.value.append(1)),
+        ("an integer for a number", lambda features: features["year"].int64_list.value.append(1)),
+        ("too many values", lambda features: features["genres"].bytes_list.value.append(b"war")),
+        ("too few values", lambda features: features["genres"].bytes_list.value.pop()),
+        ("no values", lambda features: features["year"].float_list.ClearField("value")),
+    ],
+)
+def test_the_graph_takes_and_refuses_the_candidates_that_training_does(
+    name: str, change: Callable[[Any], object]
+) -> None:
+    from tensorflow_serving.apis import input_pb2
+
+    from psad_tf.data.parsing import candidate_spec, context_spec
+    from psad_tf.export.examples import parse_examples
+
+    def found(parse: Callable[[], Mapping[str, tf.Tensor]]) -> dict[str, list[object]] | None:
+        try:
+            return {name: values.numpy().tolist() for name, values in parse().items()}
+        except tf.errors.InvalidArgumentError:
+            return None
+
+    spec = candidate_spec(DECLARATION)
+    example = input_pb2.ExampleListWithContext.FromString(LISTS[0]).examples[0]
+    change(example.features.feature)
+    # A feature that comes twice: the last one counts.
+    candidates = [example.SerializeToString(), example.SerializeToString() * 2, b""]
+    expected = found(lambda: tf.io.parse_example(candidates, spec))
+    context = context_spec(DECLARATION)
+    ours = found(lambda: parse_examples(tf.constant([""]), tf.constant([candidates]), context, spec))
+    np.testing.assert_equal(ours and {name: ours[name] for name in spec}, expected)
+    assert (expected is None) == (name not in ("one left out", "an unknown one"))
 
 
 def test_no_candidates_is_an_empty_ranking_not_an_error(signatures: Any) -> None:

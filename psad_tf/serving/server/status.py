@@ -18,6 +18,7 @@ _PATH = re.compile(r"(?:[A-Za-z]:)?(?:[/\\][\w.@+\- ]*\w){2,}[/\\]?")
 _NOISE = re.compile(r"Graph execution error|Detected at node|\d+ root error|  File |<stack traces|\s*\[\[")
 _NUMBERED = re.compile(r"^\s*\(\d+\) [A-Z_ ]+: ")
 _BATCH_QUEUE_FULL = "batch scheduling queue"
+_TOO_FEW_VALUES = "Unexpected number of elements in example <unknown>"
 
 
 class ServingError(Exception):
@@ -75,8 +76,12 @@ def from_tensorflow(code: int, message: str) -> ServingError:
     """The answer to a TensorFlow error: the same code, a safe message.
 
     A full batch queue is RESOURCE_EXHAUSTED, so that a client does not take it for a server that went
-    away and retry at once.
+    away and retry at once. What TensorFlow says of a candidate's feature with too few values is said in full.
     """
+    message = message.replace(
+        _TOO_FEW_VALUES,
+        'a candidate\'s feature has fewer values than its width: fill it up with "" or NaN, or leave it out',
+    )
     status = _CODES.get(code, grpc.StatusCode.UNKNOWN)
     if _BATCH_QUEUE_FULL in message:
         status = grpc.StatusCode.RESOURCE_EXHAUSTED

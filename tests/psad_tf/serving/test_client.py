@@ -16,7 +16,7 @@ import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+from tensorflow_serving.apis import input_pb2, predict_pb2, prediction_service_pb2_grpc
 
 from psad_tf.cli.main import main
 from psad_tf.errors import InputError
@@ -120,6 +120,20 @@ def test_a_blocked_item_is_not_in_the_ranking(reranker_server: EmbeddedServer) -
     request = RerankRequest("u1", [Candidate("i1"), Candidate("i2", blocked=True), Candidate("i3")])
     with RerankClient(reranker_server.address, policy=PATIENT) as client:
         assert sorted(item.item_id for item in client.rerank(request).items) == ["i1", "i3"]
+
+
+def test_a_list_that_lacks_a_value_is_refused_with_what_it_lacks(reranker_server: EmbeddedServer) -> None:
+    record = input_pb2.ExampleListWithContext.FromString(make_list(1))
+    record.examples[2].features.feature["genres"].bytes_list.value.pop()
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "psad", "rerank_examples"
+    request.inputs["examples"].CopyFrom(tf.make_tensor_proto([record.SerializeToString()]))
+    with grpc.insecure_channel(reranker_server.address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Predict(request, timeout=30)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "fewer values than its width" in raised.value.details()
 
 
 def test_the_asyncio_client_gives_the_same_rankings(reranker_server: EmbeddedServer) -> None:
