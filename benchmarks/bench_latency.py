@@ -2,7 +2,7 @@
 
 Times XLA-compiled calls (LambdaMART: features and trees in its own library) on encoded lists, interleaved
 in one process, for N candidates and several batch sizes. Weights lie in the calls as in an exported model:
-constants, but for embedding tables. Writes to --output_dir
+constants, but for embedding tables beyond 64 KiB. Writes to --output_dir
 
     latency.json  {"n<N>": {"b<B>": {model: {"median_ms", "p99_ms", "median_ratio", "p99_ratio", "calls",
                   "mflop" of a list (not of trees)}}}}

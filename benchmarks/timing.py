@@ -51,7 +51,7 @@ def compiled_call(
 ) -> Callable[[], np.ndarray]:
     """`function(batch)` compiled by XLA for the shapes of `batch`; the call waits for the result.
 
-    The weights of `model` are as an exported model has them: constants, but for embedding tables. As
+    The weights of `model` are as an exported model has them: constants, but for large embedding tables. As
     variables, each would be handed over anew at every call, which for a single list takes as long as the
     arithmetic. The batch lies in variables, so that handing over arguments from Python is not timed, and its
     values are no constants to the compiler.
