@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
+from psad_tf.data.encoder import fitted
 from psad_tf.export.served_reranker import Ranked, ServedReranker
 from psad_tf.features import (
     HISTORY_PREFIX,
+    ITEM_ID,
     CategoricalFeature,
     DenseFeature,
     FeatureDeclaration,
@@ -36,14 +38,15 @@ class CompiledReranker(tf.Module):
         self._compiled = tf.function(self.rank_packed, jit_compile=True, autograph=False)
 
     def __call__(self, raw: Mapping[str, tf.Tensor], sizes: tf.Tensor, blocked: tf.Tensor | None) -> Ranked:
-        """Ranks a request; see `ServedReranker`."""
+        """Ranks a request; see `ServedReranker`. The compiled part reads `sizes` off what it is handed."""
         return self._compiled(*self.packed(self.served.encoder.lookup(raw)), blocked)
 
     def packed(
         self, found: Mapping[str, tf.Tensor]
     ) -> tuple[list[tf.Tensor], list[tf.Tensor], list[tf.Tensor]]:
         """What is handed to the compiled part of a request whose strings are looked up."""
-        past = [_fitted(each, self._length, axis) for axis, each in enumerate(self._history.packed(found), 1)]
+        past = self._history.packed(found)  # ids [b, h, width], numbers [features, b, h]
+        past = [fitted(each, self._length, 0, axis) for axis, each in enumerate(past, 1)]
         return self._context.packed(found), past, self._candidates.packed(found)
 
     def rank_packed(
@@ -55,16 +58,9 @@ class CompiledReranker(tf.Module):
     ) -> Ranked:
         """What is compiled: ranks what `packed` gives."""
         raw = self._context.unpacked(context) | self._history.unpacked(past)
+        raw |= self._candidates.unpacked(candidates)
         lists = tf.shape(past[0])[0]
-        rows = tf.size(candidates[0]) // candidates[0].shape[-1]
-        sizes = tf.stack([lists, rows // lists])
-        return self.served(raw | self._candidates.unpacked(candidates), sizes, blocked)
-
-
-def _fitted(values: tf.Tensor, length: int, axis: int) -> tf.Tensor:
-    """Three dimensions, one of them cut or padded with zeros to a length."""
-    ends = [[0, length if each == axis else 0] for each in range(3)]
-    return tf.slice(tf.pad(values, ends), [0, 0, 0], [length if each == axis else -1 for each in range(3)])
+        return self.served(raw, tf.stack([lists, tf.size(raw[ITEM_ID]) // lists]), blocked)
 
 
 class _Columns:

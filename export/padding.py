@@ -61,10 +61,7 @@ class Padding:
 
 
 def _padded(values: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
-    dimensions = ends.shape[0]
-    others = values.shape[dimensions:]
-    if others.rank:
-        ends = tf.concat([ends, tf.zeros([others.rank, 2], tf.int32)], 0)
-    padded = tf.pad(values, ends, constant_values=tf.zeros([], values.dtype))
-    padded.set_shape([None] * dimensions + others)
-    return padded
+    others = values.shape.rank - ends.shape[0]
+    if others:
+        ends = tf.concat([ends, tf.zeros([others, 2], tf.int32)], 0)
+    return tf.pad(values, ends, constant_values=tf.zeros([], values.dtype))

@@ -148,11 +148,15 @@ def _name(weight: tf.Variable) -> str:
     return str(weight.name.partition(":")[0])
 
 
+def as_rows(values: tf.Tensor) -> tf.Tensor:
+    """Values [..., k] as rows [m, k]."""
+    return values if values.shape.rank == 2 else tf.reshape(values, [-1, values.shape[-1]])
+
+
 def dense_as_matmul(layer: tf.keras.layers.Dense, inputs: tf.Tensor) -> tf.Tensor:
     """`layer(inputs)` of [..., d] by one MatMul."""
     inputs = tf.cast(inputs, layer.compute_dtype)
-    flat = inputs if inputs.shape.rank == 2 else tf.reshape(inputs, [-1, inputs.shape[-1]])
-    outputs = tf.matmul(flat, tf.cast(layer.kernel, layer.compute_dtype))
+    outputs = tf.matmul(as_rows(inputs), tf.cast(layer.kernel, layer.compute_dtype))
     if layer.use_bias:
         outputs = tf.nn.bias_add(outputs, tf.cast(layer.bias, layer.compute_dtype))
     if layer.activation is not None:

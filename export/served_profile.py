@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from psad_tf.export.served_features import ServedInputs, column_order
-from psad_tf.export.served_layers import ServedLayers
+from psad_tf.export.served_layers import ServedLayers, as_rows
 from psad_tf.features import DenseFeature
 from psad_tf.layers.list_context import SMALLEST_VARIANCE
 from psad_tf.layers.mlp import MLP
@@ -69,27 +69,26 @@ def served_profile(
     gated = item
     if config.personalized_gates:
         gated = item * (2.0 * tf.sigmoid(_gate(network, layers, item, intent, inputs)))
-    parts = [of_lists(gated)]
-    parts.append(parts[0] * intents)
-    dense = [] if candidate_dense is None else [of_lists(candidate_dense)]
+    gated_in_lists = of_lists(gated)
+    dense = [] if candidate_dense is None else [candidate_dense]
     if config.relative_features and dense:
-        dense.append(_standardized_in_list(dense[0], mask))
+        dense.append(as_rows(_standardized_in_list(of_lists(candidate_dense), mask)))
+    # Rows are joined: XLA multiplies such parts one by one, those of lists it would compute number by number.
+    parts = [gated, *dense, as_rows(gated_in_lists * intents)]
     if config.history_match:
-        parts += _history_matches(network, inputs, mean)
+        parts += map(as_rows, _history_matches(network, inputs, mean))
     if config.target_attention:
         query = of_lists(_target_query(network, layers, item))
         weights = tf.nn.softmax(tf.matmul(query, history, transpose_b=True) + penalty)
-        parts.append(tf.matmul(weights, history))
+        parts.append(as_rows(tf.matmul(weights, history)))
     if config.cross:
-        users = tf.broadcast_to(tf.expand_dims(user, 1), tf.shape(parts[0]))
-        crossed = tf.reshape(tf.concat([users, parts[0]], -1), [-1, 2 * dim])
+        users = tf.broadcast_to(tf.expand_dims(user, 1), tf.shape(gated_in_lists))
+        crossed = tf.concat([as_rows(users), gated], -1)
         with layers.in_graph(network.cross):
-            parts.append(of_lists(network.cross(crossed)))
-    # XLA multiplies parts of rows one by one; those of lists it would compute number by number, side by side.
-    features = tf.concat([_rows(each) for each in (parts[0], *dense, *parts[1:])], -1)
+            parts.append(network.cross(crossed))
     first, _ = layers.kernel_and_bias(network.candidate.hidden[0])
     kernel = _as_served(first, dim, declaration.candidate_dense, times=len(dense))
-    hidden = layers.hidden(network.candidate, features, kernel)
+    hidden = layers.hidden(network.candidate, tf.concat(parts, -1), kernel)
     return ServedProfile(intent, hidden)
 
 
@@ -114,10 +113,6 @@ def _mlp_of_features(
     first, _ = layers.kernel_and_bias(mlp.hidden[0])
     kernel = _as_served(first, sum(each.shape[-1] for each in embedded), features)
     return layers.mlp(mlp, _joined(parts), kernel)
-
-
-def _rows(values: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(values, [-1, values.shape[-1]])
 
 
 def _joined(parts: list[tf.Tensor]) -> tf.Tensor:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from psad_tf.data.encoder import chosen
 from psad_tf.export.served_features import ServedInputs
-from psad_tf.export.served_layers import ServedLayers
+from psad_tf.export.served_layers import ServedLayers, as_rows
 from psad_tf.export.served_profile import ServedProfile
 from psad_tf.layers.list_context import relative_to_list
 from psad_tf.masking import LARGE_NEGATIVE
@@ -42,12 +42,11 @@ def served_scores(
     # c_i = hidden_i W' + b' and x_i = relu(c_i W + b + V z) are one product.
     last, last_bias = layers.kernel_and_bias(candidate_out)
     kernel, bias = layers.kernel_and_bias(student.candidate)
-    width = kernel.shape[1]
     intent_kernel, _ = layers.kernel_and_bias(student.intent)
     of_intent = layers.affine(profile.intent, intent_kernel, last_bias @ kernel + bias)
     of_item = of_lists(tf.matmul(profile.hidden, layers.constant(last @ kernel)))
     items = tf.nn.relu(of_item + tf.expand_dims(of_intent, 1))
-    rows = tf.reshape(items, [-1, width])
+    rows = as_rows(items)
     if student.config.context == "above":
         scores = _refined_by_what_stands_above(student, layers, rows, inputs, mask)
     else:
@@ -59,7 +58,7 @@ def served_scores(
             with layers.in_graph(student.encoder):
                 context = [student.encoder(items, mask)]
         first = layers.dense(student.first, rows)
-        parts = [rows, *(tf.reshape(each, [-1, each.shape[-1]]) for each in context), first]
+        parts = [rows, *map(as_rows, context), first]
         scores = first + layers.mlp(student.refine[0], tf.concat(parts, -1))
     scores = tf.squeeze(of_lists(scores), -1)
     offset = layers.dense(student.calibration, profile.intent)

@@ -187,14 +187,17 @@ def chosen(condition: tf.Tensor, values: tf.Tensor, others: tf.Tensor) -> tf.Ten
     return tf.compat.v1.where(condition, values, others)
 
 
-def fitted(values: tf.Tensor, length: int, padding: float) -> tf.Tensor:
-    """Values [batch, h, ...] cut or padded to [batch, length, ...]; as they are where that is their shape."""
-    if values.shape[1] == length:
+def fitted(values: tf.Tensor, length: int, padding: float, axis: int = 1) -> tf.Tensor:
+    """Values [batch, h, ...] cut or padded to [batch, length, ...]; as they are where that is their shape.
+
+    Another axis than that of h is fitted where `axis` says so.
+    """
+    if values.shape[axis] == length:
         return values
-    missing = tf.fill([tf.shape(values)[0], length, *values.shape[2:]], tf.cast(padding, values.dtype))
-    rows = tf.concat([values, missing], 1)[:, :length]
-    rows.set_shape(missing.shape)
-    return rows
+    axes = range(values.shape.rank)
+    ends = [[0, length if each == axis else 0] for each in axes]
+    padded = tf.pad(values, ends, constant_values=tf.cast(padding, values.dtype))
+    return tf.slice(padded, [0 for _ in axes], [length if each == axis else -1 for each in axes])
 
 
 def shown_slots(positions: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
