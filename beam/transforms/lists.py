@@ -130,7 +130,7 @@ class _WriteLists(CountingDoFn):
         counts["joins/lists_without_history"] += not values.history_categorical
         counts["joins/lists_without_user"] += user is None
         counts["joins/candidates_without_item"] += values.unknown_items
-        rows = (
+        rows: tuple[Iterable[Sequence[Any]], ...] = (
             (values.context_categorical,), (values.context_dense,), values.categorical, values.dense,
             values.history_categorical, list(zip(*values.history_dense, strict=True)),
         )  # fmt: skip
