@@ -19,16 +19,39 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner as LocalRu
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.runners.portability.fn_api_runner.execution import GroupingBuffer
 from apache_beam.runners.portability.local_job_service import SubprocessSdkWorker
+from apache_beam.runners.worker import data_plane, sdk_worker
+from apache_beam.runners.worker.channel_factory import GRPCChannelFactory
 from apache_beam.transforms.environments import Environment, SubprocessSDKEnvironment
 
 # Once a second Beam's runner flushes what it sends to workers, in a thread of its own that holds no lock:
 # what is written in the meantime is lost (apache-beam 2.72). At 0 nothing is flushed by time.
 worker_handlers.DATA_BUFFER_TIME_LIMIT_MS = 0
 
+_MESSAGE_BYTES = 4 << 20
+
 
 def write_tfrecord(file: Any, record: bytes) -> None:
     """Writes one record in the frame of a TFRecord to what has a `write`."""
     _TFRecordUtil.write_record(file, record)
+
+
+def limit_worker_memory() -> None:
+    """Keeps small what a worker process holds beside its work; to be called before it starts.
+
+    gRPC widens its window for unread messages while a worker is busy, by tens of MB: it stays as it is. The
+    output buffers of a step that is done live for a second, not for 60. Messages have 4 MB, not 10, because
+    the sender holds the last one four times. (It sends about ten a second: messages of 1 MB pile up.)
+    """
+
+    def maybe_flush(stream: Any) -> None:
+        if stream.size() > _MESSAGE_BYTES:
+            stream.flush()
+
+    GRPCChannelFactory.DEFAULT_OPTIONS.append(("grpc.http2.bdp_probe", 0))
+    sdk_worker.DEFAULT_BUNDLE_PROCESSOR_CACHE_SHUTDOWN_THRESHOLD_S = 1
+    data_plane._DEFAULT_SIZE_FLUSH_THRESHOLD = _MESSAGE_BYTES  # how much goes into one message
+    streams: Any = data_plane.SizeBasedBufferingClosableOutputStream
+    streams.maybe_flush = maybe_flush
 
 
 @contextlib.contextmanager

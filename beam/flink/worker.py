@@ -15,6 +15,8 @@ from apache_beam.runners.worker import sdk_worker_main
 from apache_beam.runners.worker.worker_id_interceptor import WorkerIdInterceptor
 from google.protobuf import json_format, text_format
 
+from psad_tf.beam.compat import limit_worker_memory
+
 
 def main() -> None:
     """Asks the provision service for the endpoints and becomes Beam's worker."""
@@ -32,6 +34,7 @@ def main() -> None:
     for name, endpoint in (("CONTROL", info.control_endpoint), ("LOGGING", info.logging_endpoint)):
         descriptor = endpoints_pb2.ApiServiceDescriptor(url=endpoint.url)
         os.environ[f"{name}_API_SERVICE_DESCRIPTOR"] = text_format.MessageToString(descriptor)
+    limit_worker_memory()
     sdk_worker_main.main(sys.argv)
 
 

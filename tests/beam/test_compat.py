@@ -5,13 +5,28 @@ What `ProcessRunner` and `LocalWorker` do is shown in `test_runners.py`.
 
 from __future__ import annotations
 
+import copy
 import io
+import threading
+from unittest import mock
 
 import apache_beam as beam
+import grpc
+import pytest
 import tensorflow as tf
-from apache_beam.runners.worker import data_plane
+from apache_beam.runners.worker import data_plane, sdk_worker
+from apache_beam.runners.worker.channel_factory import GRPCChannelFactory
 
-from psad_tf.beam.compat import LocalRunner, LocalWorker, ProcessRunner, counting_shuffled, write_tfrecord
+from psad_tf.beam.compat import (
+    LocalRunner,
+    LocalWorker,
+    ProcessRunner,
+    counting_shuffled,
+    limit_worker_memory,
+    write_tfrecord,
+)
+
+SECONDS = "DEFAULT_BUNDLE_PROCESSOR_CACHE_SHUTDOWN_THRESHOLD_S"
 
 
 def test_records_are_framed_as_tensorflow_frames_them(tmp_path):
@@ -61,3 +76,44 @@ def test_beam_loses_what_is_written_while_a_buffer_is_flushed_by_time():
     stream.flush()
     stream.close()
     assert b"".join(sent) == b"early"
+
+
+@pytest.fixture
+def limited_memory(monkeypatch):
+    kept = (
+        (GRPCChannelFactory, "DEFAULT_OPTIONS"),
+        (sdk_worker, SECONDS),
+        (data_plane, "_DEFAULT_SIZE_FLUSH_THRESHOLD"),
+        (data_plane.SizeBasedBufferingClosableOutputStream, "maybe_flush"),
+    )
+    for place, name in kept:
+        monkeypatch.setattr(place, name, copy.copy(getattr(place, name)))
+    limit_worker_memory()
+
+
+def test_a_worker_does_not_widen_its_window(limited_memory):
+    with mock.patch.object(grpc, "insecure_channel", side_effect=grpc.insecure_channel) as channel:
+        data_plane.GrpcClientDataChannelFactory().create_data_channel_from_url("localhost:1").close()
+    options = dict(channel.call_args.kwargs["options"])
+    assert options["grpc.http2.bdp_probe"] == 0 and options["grpc.max_receive_message_length"] == -1
+
+
+def test_a_worker_lets_go_of_a_step_that_is_done(limited_memory):
+    gone = threading.Event()
+    cache = sdk_worker.BundleProcessorCache(frozenset(), None, None, {})
+    cache.active_bundle_processors["done"] = ("step", mock.Mock(shutdown=gone.set))
+    cache.release("done")
+    assert gone.wait(30)  # Beam itself waits for a minute
+    cache.shutdown()
+
+
+def test_a_worker_sends_messages_of_4_mb(limited_memory):
+    channel = data_plane._GrpcDataChannel()
+    stream = channel.output_stream("instruction", "step")
+    for _ in range(10_000):
+        stream.write(b"x" * 1000)
+        stream.maybe_flush()
+    stream.close()
+    channel.close()
+    sizes = [[len(data.data) for data in message.data] for message in channel._write_outputs()]
+    assert [sum(each) for each in sizes if any(each)] == [4_195_000, 4_195_000, 1_610_000]
