@@ -191,3 +191,14 @@ def test_rerank_refuses_what_it_cannot_ask(capsys, tmp_path, option):
     (tmp_path / "lists.jsonl").write_text("")
     options = {"--server": "localhost:1", "--input": str(tmp_path / "lists.jsonl"), **dict([option])}
     assert option[0] in fails(capsys, "rerank", *(text for pair in options.items() for text in pair))
+
+
+def test_rerank_says_once_why_every_list_is_in_the_initial_order(capsys, tmp_path):
+    request = {"user_id": "u", "time": 1, "candidates": [{"item_id": "a", "initial_score": 0.5}]}
+    path = tmp_path / "lists.jsonl"
+    path.write_text(f"{json.dumps(request)}\n" * 3)
+    assert cli.main(["rerank", "--server", "localhost:1", "--input", str(path)]) == 1
+    written = capsys.readouterr()
+    assert [json.loads(line)["source"] for line in written.out.splitlines()] == ["initial_order"] * 3
+    (line,) = written.err.splitlines()
+    assert "3 of them in the initial order (UNAVAILABLE: " in line and "; 0 failed" in line
