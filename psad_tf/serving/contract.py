@@ -31,7 +31,6 @@ MISSING_NUMBER = math.nan
 MISSING_RANK = -1
 
 # What stands past a list's end; a blocked item keeps its place in `ranking` and has no item id there.
-PADDING_SCORE = -1e9
 PADDING_POSITION = -1
 PADDING_ITEM_ID = ""
 
