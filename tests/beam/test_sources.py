@@ -23,10 +23,6 @@ from tests.beam.logs import DECLARATION
 OPTIONS = PreprocessOptions(num_shards=1, latest_time=logs.START * 2, max_dropped=1.0)
 
 
-def _without(row, name):
-    return {key: value for key, value in row.items() if key != name}
-
-
 def _flat(data):
     """Every kind of record as rows of plain columns."""
     impressions = [
