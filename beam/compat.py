@@ -39,8 +39,8 @@ def limit_worker_memory() -> None:
     """Keeps small what a worker process holds beside its work; to be called before it starts.
 
     gRPC widens its window for unread messages while a worker is busy, by tens of MB: it stays as it is. The
-    output buffers of a step that is done live for a second, not for 60. Messages have 4 MB, not 10, because
-    the sender holds the last one four times. (It sends about ten a second: messages of 1 MB pile up.)
+    output buffers of a step that is done live for a second, not for 60. Messages have 4 MB, not 10, since the
+    sender holds the last one four times; messages of 1 MB pile up in its queue, by hundreds of MB on Flink.
     """
 
     def maybe_flush(stream: Any) -> None:
