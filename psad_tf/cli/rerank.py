@@ -36,7 +36,6 @@ def run(arguments: argparse.Namespace) -> int:
     import logging
     import re
     import sys
-    from collections import Counter
 
     from psad_tf.errors import InputError
     from psad_tf.serving.client import (
@@ -60,9 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
         tls = Tls(arguments.ca_file, arguments.client_cert_file, arguments.client_key_file)
     model = ModelChoice(arguments.model_name, arguments.model_version, arguments.version_label)
     policy = CallPolicy(timeout=arguments.timeout, fallback=not arguments.no_fallback)
-    logging.getLogger("psad_tf.serving.client").setLevel(logging.ERROR)  # the last line has the reasons
-    ranked = failed = 0
-    reasons: Counter[str] = Counter()  # of lists in the initial order
+    logging.getLogger("psad_tf.serving.client").setLevel(logging.ERROR)  # each reason is said once, below
+    ranked = fallen_back = failed = 0
+    reasons: set[str] = set()
     with RerankClient(arguments.server, model=model, policy=policy, tls=tls) as client:
         for where, record in _lines(arguments.input):
             if isinstance(record, dict) and not record.get("history"):
@@ -75,16 +74,17 @@ def run(arguments: argparse.Namespace) -> int:
                 print(json.dumps({"request_id": request.request_id, "error": str(error)}), flush=True)
                 continue
             ranked += 1
-            if ranking.source != "model":
-                reasons[ranking.reason] += 1
+            fallen_back += ranking.source != "model"
+            if ranking.reason and ranking.reason not in reasons:
+                reasons.add(ranking.reason)
+                print(f"the initial order is returned: {ranking.reason}", file=sys.stderr)
             print(json.dumps(ranking.to_dict()), flush=True)
-    why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
     print(
-        f"ranked {ranked} lists from {arguments.server}, {reasons.total()} of them in the initial order"
-        f"{why}; {failed} failed; written to standard output",
+        f"ranked {ranked} lists from {arguments.server}, {fallen_back} of them in the initial order; "
+        f"{failed} failed; written to standard output",
         file=sys.stderr,
     )
-    return 1 if failed or (reasons and reasons.total() == ranked) else 0
+    return 1 if failed or 0 < fallen_back == ranked else 0
 
 
 def _lines(path: str) -> Iterator[tuple[str, Any]]:

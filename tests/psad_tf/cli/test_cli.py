@@ -200,5 +200,6 @@ def test_rerank_says_once_why_every_list_is_in_the_initial_order(capsys, tmp_pat
     assert cli.main(["rerank", "--server", "localhost:1", "--input", str(path)]) == 1
     written = capsys.readouterr()
     assert [json.loads(line)["source"] for line in written.out.splitlines()] == ["initial_order"] * 3
-    (line,) = written.err.splitlines()
-    assert "3 of them in the initial order (UNAVAILABLE: " in line and "; 0 failed" in line
+    why, summary = written.err.splitlines()
+    assert why.startswith("the initial order is returned: UNAVAILABLE: ")
+    assert "3 of them in the initial order; 0 failed" in summary
