@@ -46,9 +46,9 @@ class OutputFile:
     a try that failed leaves only such a file. The end of the job renames the ones that count.
 
     Beam's `WriteToTFRecord` deals records to its files round robin from a random start, in the order in which
-    they arrive: no two runs write the same files, and every list goes through one more shuffle, 2.2 times the
-    bytes of its raw record where the whole job shuffles 0.75. So the job's steps, which know file and order,
-    write their files here, with Beam's framing of records and its file systems.
+    they arrive: no two runs would write the same files, and every serialized list, larger than its record,
+    would go through one more shuffle. So the job's steps, which know file and order, write their files here,
+    with Beam's framing of records and its file systems.
 
     Args:
         folder: The output folder, on any Beam file system.

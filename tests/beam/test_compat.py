@@ -14,6 +14,7 @@ import apache_beam as beam
 import grpc
 import pytest
 import tensorflow as tf
+from apache_beam.io.tfrecordio import WriteToTFRecord
 from apache_beam.runners.worker import data_plane, sdk_worker
 from apache_beam.runners.worker.channel_factory import GRPCChannelFactory
 
@@ -50,6 +51,15 @@ def test_what_enters_a_shuffle_is_counted():
     with beam.Pipeline(runner=LocalRunner()) as pipeline:
         _ = pipeline | beam.Create(values) | beam.GroupByKey()
     assert len(sizes) == counted
+
+
+def test_beams_own_sink_shuffles_every_record(tmp_path):
+    """A reason for `OutputFile`; the other is the random shard at which such a sink starts."""
+    sizes: list[int] = []
+    records = [b"x" * 1000] * 50
+    with counting_shuffled(sizes.append), beam.Pipeline(runner=LocalRunner()) as pipeline:
+        _ = pipeline | beam.Create(records) | WriteToTFRecord(str(tmp_path / "part"), num_shards=4)
+    assert sum(sizes) > 50_000
 
 
 def test_worker_processes_are_started_by_the_commands_and_handlers_set_here():
@@ -98,6 +108,7 @@ def test_a_worker_does_not_widen_its_window(limited_memory):
     assert options["grpc.http2.bdp_probe"] == 0 and options["grpc.max_receive_message_length"] == -1
 
 
+@pytest.mark.slow
 def test_a_worker_lets_go_of_a_step_that_is_done(limited_memory):
     gone = threading.Event()
     cache = sdk_worker.BundleProcessorCache(frozenset(), None, None, {})
