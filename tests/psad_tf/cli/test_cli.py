@@ -197,7 +197,7 @@ def test_rerank_says_once_why_every_list_is_in_the_initial_order(capsys, tmp_pat
     request = {"user_id": "u", "time": 1, "candidates": [{"item_id": "a", "initial_score": 0.5}]}
     path = tmp_path / "lists.jsonl"
     path.write_text(f"{json.dumps(request)}\n" * 3)
-    assert cli.main(["rerank", "--server", "localhost:1", "--input", str(path)]) == 1
+    assert cli.main(["rerank", "--server", "127.0.0.1:1", "--input", str(path)]) == 1
     written = capsys.readouterr()
     assert [json.loads(line)["source"] for line in written.out.splitlines()] == ["initial_order"] * 3
     why, summary = written.err.splitlines()
